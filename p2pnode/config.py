@@ -1,0 +1,109 @@
+"""What one node may choose for itself.
+
+Everything that a swarm must agree on is in its manifest; this is the rest. Each field says what it
+is, how to choose it, and the symptom of a wrong value. Sections are passed on by themselves: the
+whole config goes no further than `node.py`.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long a peer may keep us waiting.
+
+    Attributes:
+        patience: seconds a peer has for an answer that needs no work. Choose well above the slowest
+            round trip in the swarm. Too low: healthy peers on slow links count as stalled. Too high:
+            a frozen peer holds its partner that much longer.
+        rate: bytes a second that a transfer must at least reach, on top of `patience`. Too high:
+            exchanges over slow links never finish. Too low: a trickling peer holds its partner.
+    """
+
+    patience: float = 10.0
+    rate: float = 1e6
+
+    def of(self, size: int = 0) -> float:
+        """Seconds for an answer of `size` bytes."""
+        return self.patience + size / self.rate
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How a node keeps its view of the others.
+
+    Attributes:
+        interval: seconds between hellos to one member, give or take half. Lower finds silent peers
+            sooner and costs about 1 kB a hello. Too high: the dead stay in the view for minutes.
+        misses: hellos in a row that must fail before a member is dropped. 1 drops peers that hiccup.
+        jitter: seconds over which a node spreads its first hellos to new peers. Too low in a big
+            swarm: everybody dials a newcomer at once.
+    """
+
+    interval: float = 5.0
+    misses: int = 2
+    jitter: float = 0.05
+
+
+@dataclass(frozen=True)
+class Start:
+    """When training begins.
+
+    Attributes:
+        peers: members to wait for before the first round. 0 starts at once; a node that starts
+            alone runs ahead and exchanges less with those who come later.
+        wait: seconds to wait for them at most; then the node trains alone and says so.
+    """
+
+    peers: int = 1
+    wait: float = 30.0
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What happens after the last round.
+
+    Attributes:
+        grace: seconds to wait for members that are still in their rounds. Too low: slow nodes are
+            left out of the settling and end with less than the others.
+        linger: seconds to stay for the others after having settled, for their questions.
+    """
+
+    grace: float = 60.0
+    linger: float = 5.0
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a node keeps on disk.
+
+    Attributes:
+        seconds: between two checkpoints at least. A crash loses at most the work since the last one.
+        keep: checkpoints kept.
+    """
+
+    seconds: float = 30.0
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """One node's own choices.
+
+    Attributes:
+        listen: multiaddrs to listen on. Port 0 takes any free one. `/ip4/127.0.0.1/...` is reachable
+            from this machine only: nobody else will ever find such a node.
+        peers: full multiaddrs of members or bootstrap nodes to try first.
+        mdns: whether to announce and look for the swarm on the local network.
+        evaluate: rounds between two evaluations. 1 costs an evaluation each round.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    peers: tuple[str, ...] = ()
+    mdns: bool = True
+    evaluate: int = 1
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    membership: Membership = field(default_factory=Membership)
+    start: Start = field(default_factory=Start)
+    finish: Finish = field(default_factory=Finish)
+    saving: Saving = field(default_factory=Saving)

@@ -1,0 +1,1 @@
+"""The conversations of a node with its peers, over the ports."""

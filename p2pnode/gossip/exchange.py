@@ -1,0 +1,475 @@
+"""One conversation in which two nodes average: `/p2pnode/exchange/1`.
+
+    initiator                                 acceptor
+        | offer -------------------------------> |  decides at once: accept or decline
+        | <------------------------------ accept |
+        | begin -------------------------------> |  the offer still stands: both take a snapshot
+        | snapshot <------------------> snapshot |  and send it, at the same time
+        | <------------------------------- ready |  has everything, keeps the difference aside
+        | applies; commit ---------------------> |  applies
+
+**The initiator decides.** Having the acceptor's snapshot and its `ready`, it applies and says so;
+otherwise it says `abort`, or nothing. An acceptor that said `ready` and hears no decision asks for
+the outcome on new streams until its deadline. An initiator that is asked while it waits for that
+`ready` aborts, for it must have been lost; what it committed it remembers; and a node that knows
+nothing of an exchange answers `unknown`, which means aborted. So both apply or neither does, unless the initiator dies or stays cut off past the deadline in just that moment: then the
+acceptor drops the difference and reports the exchange as unsettled. This is two-phase commit with
+presumed abort (Mohan, Lindsay and Obermarck, 1986), for two.
+
+**One exchange at a time, in either role.** Who is in an exchange declines at once. A node that waits
+for an answer may still accept an offer from a peer with a lower id, and withdraws its own. Only from
+lower ids: else the nodes of a ring, each waiting for the next, would all withdraw at once. The same
+rule settles two offers that cross: the lower id stays initiator.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+import trio
+
+from p2pnode.config import Deadlines
+from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
+from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
+from p2pnode.gossip.view import Member
+from p2pnode.ports import Model, Network, PeerId, Stream
+from p2pnode.wire.messages import (
+    Abort,
+    Accept,
+    AskOutcome,
+    Begin,
+    Commit,
+    Decline,
+    Offer,
+    Outcome,
+    Ready,
+    Withdraw,
+    receive,
+    send,
+)
+
+PROTOCOL = "/p2pnode/exchange/1"
+
+REMEMBERED = 256
+"""Committed exchanges kept for those who ask: 24 bytes each. A node commits a few a second at most
+and is asked within a deadline, or never."""
+
+AGAIN = 0.02
+"""Seconds after which asking a busy node again makes sense: few exchanges are shorter."""
+
+
+class Reason(StrEnum):
+    """Why an offer is declined."""
+
+    BUSY = "busy"
+    WAITING = "waiting for an answer"
+    ELSEWHERE = "at another step"
+    STRANGER = "say hello first"  # never did, or one of the two was restarted since
+    AWAY = "not taking part now"  # starting or leaving
+
+
+class Result(Enum):
+    """What became of an offer of ours."""
+
+    COMPLETED = "completed"
+    DECLINED = "declined"
+    STRANGER = "stranger"  # declined, until we say hello
+    WITHDRAWN = "withdrawn"  # another exchange came first
+    ABORTED = "aborted"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass
+class Agenda:
+    """What this node would agree to now. Training leaves it as it is, settling moves it step by step.
+
+    Attributes:
+        weight: of the difference. Both ends must name the same one.
+        members: while settling, the digest of the agreed member list; else empty.
+        step: while settling, the position in the schedule.
+        partner: while settling, the only peer this step is for.
+        counted: while settling, one bit for each member that the parameters already contain.
+        done: set when an exchange under this agenda is completed.
+    """
+
+    weight: float = 0.5
+    members: bytes = b""
+    step: int = 0
+    partner: PeerId | None = None
+    counted: bytes = b""
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass
+class Slot:
+    """The one exchange a node can be in.
+
+    Attributes:
+        busy: an exchange is under way.
+        waiting: an offer of ours awaits its answer; cancelling the scope withdraws it.
+        pending: id of the exchange of ours that is not decided yet.
+        unready: we wait for the acceptor's `ready`; cancelling the scope aborts.
+        closed: no new exchange begins: the node has no model yet, or is leaving.
+        free: set when `busy` ends.
+    """
+
+    busy: bool = False
+    waiting: trio.CancelScope | None = None
+    pending: bytes = b""
+    unready: trio.CancelScope | None = None
+    closed: bool = False
+    free: trio.Event = field(default_factory=trio.Event)
+
+
+def answer(
+    offer: Offer, own: Offer, agenda: Agenda, slot: Slot, initiator: PeerId, me: PeerId
+) -> Accept | Decline:
+    """Whether to accept `offer`; `own` is the one this node would make in the initiator's place.
+
+    Raises:
+        PeerFault: `WRONG_LAYOUT`: the two can never agree.
+    """
+    if slot.closed:
+        return Decline(Reason.AWAY, 1.0)
+    if offer.exchange[:16] != own.exchange[:16]:
+        return Decline(Reason.STRANGER, AGAIN)
+    if (offer.members, offer.step, offer.weight) != (own.members, own.step, own.weight):
+        return Decline(Reason.ELSEWHERE, AGAIN)
+    if own.members and (initiator != agenda.partner or agenda.done.is_set()):
+        return Decline(Reason.ELSEWHERE, AGAIN)
+    if (offer.layout, offer.size) != (own.layout, own.size):
+        raise PeerFault(Fault.WRONG_LAYOUT, "offers other parameters, or another rule or codec")
+    if slot.busy:
+        return Decline(Reason.BUSY, AGAIN)
+    if slot.waiting is not None and me < initiator:
+        return Decline(Reason.WAITING, AGAIN)
+    return Accept(own.counted)
+
+
+def union(one: bytes, other: bytes) -> bytes:
+    """Members counted in either: bitwise or of two bit sets."""
+    size = max(len(one), len(other))
+    merged = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return merged.to_bytes(size, "little")
+
+
+class Exchanger:
+    """This node's end of all its exchanges.
+
+    Args:
+        network: opens and serves streams.
+        model: what is averaged.
+        incarnation: of this process.
+        member: looks a peer up in the view.
+        publish: takes events.
+        fault: counts a peer's fault.
+        deadlines: how long a peer may take.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        model: Model,
+        incarnation: int,
+        member: Callable[[PeerId], Member | None],
+        publish: Callable[[Event], None],
+        fault: Callable[[PeerId, PeerFault], None],
+        deadlines: Deadlines,
+    ) -> None:
+        self.agenda = Agenda()
+        self.slot = Slot()
+        self.completed = 0
+        self._network = network
+        self._model = model
+        self._incarnation = incarnation
+        self._member = member
+        self._publish = publish
+        self._fault = fault
+        self._deadlines = deadlines
+        self._offers = 0
+        self._committed: OrderedDict[bytes, None] = OrderedDict()
+
+    async def offer(self, partner: Member) -> Result:
+        """Offer `partner` an exchange, and carry it out if it accepts.
+
+        What goes wrong is published and counted, never raised.
+        """
+        agenda = self.agenda
+        try:
+            async with self._conversation(partner.peer) as stream:
+                if self.slot.busy or self.slot.waiting or self.slot.closed:
+                    return Result.WITHDRAWN
+                self._offers += 1
+                offer = self._offer(agenda, self._incarnation, partner.incarnation)
+                reply = await self._ask(stream, offer)
+                if reply is None:
+                    return Result.WITHDRAWN
+                if isinstance(reply, Decline):
+                    self._publish(ExchangeDeclined(partner.peer, reply.reason))
+                    return Result.STRANGER if reply.reason == Reason.STRANGER else Result.DECLINED
+                with self._exchanging():
+                    return await self._initiate(stream, offer, agenda, reply.counted)
+        except LinkError:
+            return Result.UNREACHABLE
+        except PeerFault as error:
+            self._fault(partner.peer, error)
+            return Result.ABORTED
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one offer, or one question for an outcome. A broken link ends it quietly."""
+        try:
+            async with _timed(self._deadlines.of(), "no offer"):
+                question = await receive(stream, Offer, AskOutcome)
+            if isinstance(question, AskOutcome):
+                await send(stream, Outcome(self._outcome(question.exchange)))
+                return
+            agenda = self.agenda
+            reply = self._answer(stream.peer, question)
+            if isinstance(reply, Decline):
+                await send(stream, reply)
+                return
+            with self._exchanging():
+                await self._accept(stream, question, agenda, reply)
+        except PeerFault as error:
+            self._fault(stream.peer, error)
+
+    async def close(self) -> None:
+        """Begin nothing new, and wait until the exchange under way has ended."""
+        self.slot.closed = True
+        if self.slot.busy:
+            await self.slot.free.wait()
+
+    # --- the initiator ---
+
+    async def _ask(self, stream: Stream, offer: Offer) -> Accept | Decline | None:
+        """The answer to our offer; None when we accepted somebody else's while we waited."""
+        await send(stream, offer)
+        with trio.CancelScope() as waiting:
+            self.slot.waiting = waiting
+            try:
+                async with _timed(self._deadlines.of(), "no answer to an offer"):
+                    reply = await receive(stream, Accept, Decline)
+            finally:
+                self.slot.waiting = None
+        if waiting.cancel_called:
+            await send(stream, Withdraw())
+            return None
+        return reply
+
+    async def _initiate(self, stream: Stream, offer: Offer, agenda: Agenda, counted: bytes) -> Result:
+        started = trio.current_time()
+        self.slot.pending = offer.exchange
+        snapshot = await self._model.snapshot()
+        try:
+            async with _timed(self._deadlines.of(2 * offer.size), "its snapshot did not arrive"):
+                await send(stream, Begin())
+                decoded = await self._swap(stream, snapshot)
+                refusal = await self._await_ready(stream)
+            if refusal:
+                self._aborted(stream.peer, offer, refusal)
+                return Result.ABORTED
+            with trio.CancelScope(shield=True):  # decided: neither a deadline nor a shutdown undoes it
+                await self._model.apply(decoded, offer.weight)
+                self._remember(offer.exchange)
+            self._complete(stream.peer, offer, agenda, counted, started, initiator=True)
+            with trio.move_on_after(self._deadlines.of()):
+                await _quietly(send(stream, Commit()))
+            return Result.COMPLETED
+        except (LinkError, PeerFault) as error:
+            self._aborted(stream.peer, offer, str(error))
+            raise
+        finally:
+            self.slot.pending = b""
+            self._model.drop()
+
+    async def _await_ready(self, stream: Stream) -> str:
+        """Why the acceptor is not ready; empty when it is."""
+        reply: Ready | Abort = Abort("its ready was lost")
+        with trio.CancelScope() as unready:
+            self.slot.unready = unready
+            try:
+                reply = await receive(stream, Ready, Abort)
+            finally:
+                self.slot.unready = None
+        if isinstance(reply, Abort):
+            return reply.reason
+        return "its ready came too late" if unready.cancel_called else ""
+
+    # --- the acceptor ---
+
+    def _answer(self, initiator: PeerId, offer: Offer) -> Accept | Decline:
+        member = self._member(initiator)
+        if member is None:
+            return Decline(Reason.STRANGER, AGAIN)
+        own = self._offer(self.agenda, member.incarnation, self._incarnation)
+        return answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
+
+    async def _accept(self, stream: Stream, offer: Offer, agenda: Agenda, accept: Accept) -> None:
+        started = trio.current_time()
+        deadline = self._deadlines.of(2 * offer.size)
+        async with _timed(deadline, "did not begin"):
+            await send(stream, accept)
+            if isinstance(await receive(stream, Begin, Withdraw), Withdraw):
+                return
+        snapshot = await self._model.snapshot()
+        try:
+            async with _timed(started + deadline - trio.current_time(), "its snapshot did not arrive"):
+                decoded = await self._swap(stream, snapshot)
+            committed = await self._decision(stream, offer)
+            if committed:
+                with trio.CancelScope(shield=True):
+                    await self._model.apply(decoded, offer.weight)
+                self._complete(stream.peer, offer, agenda, offer.counted, started, initiator=False)
+            elif committed is None:
+                self._publish(ExchangeUnsettled(stream.peer, offer.exchange.hex()))
+            else:
+                self._aborted(stream.peer, offer, "the initiator aborted")
+        except (LinkError, PeerFault) as error:
+            self._aborted(stream.peer, offer, str(error))
+            raise
+        finally:
+            self._model.drop()
+
+    async def _decision(self, stream: Stream, offer: Offer) -> bool | None:
+        """Whether the initiator committed, after our `ready`; None when that cannot be learned in time."""
+        # A little longer than the initiator may take, so as to hear that its time was up.
+        with trio.move_on_after(self._deadlines.of(2 * offer.size) + self._deadlines.patience / 4):
+            with trio.move_on_after(self._deadlines.of() / 2):
+                try:
+                    await send(stream, Ready())
+                    return isinstance(await receive(stream, Commit, Abort), Commit)
+                except Disconnected:
+                    await trio.lowlevel.checkpoint()  # the stream is gone, the decision is not
+            while True:
+                outcome = await self._ask_outcome(stream.peer, offer.exchange)
+                if outcome in ("committed", "unknown"):
+                    return outcome == "committed"
+                await trio.sleep(0.1)
+        return None
+
+    async def _ask_outcome(self, peer: PeerId, exchange: bytes) -> str:
+        try:
+            async with self._conversation(peer) as stream:
+                await send(stream, AskOutcome(exchange))
+                return (await receive(stream, Outcome)).outcome
+        except (LinkError, PeerFault):
+            return "unreachable"
+
+    # --- both ---
+
+    @asynccontextmanager
+    async def _conversation(self, peer: PeerId) -> AsyncIterator[Stream]:
+        """A new stream to `peer`: closed in good order, or reset on the way out of trouble."""
+        async with _timed(self._deadlines.of(), "did not take a stream"):
+            stream = await self._network.open(peer, PROTOCOL)
+        try:
+            yield stream
+            await stream.close()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+            raise
+
+    async def _swap(self, stream: Stream, snapshot: Sequence[memoryview]) -> object:
+        """Send our snapshot while the partner's arrives; the partner's, decoded.
+
+        Raises:
+            PeerFault: `NOT_FINITE`, after telling the partner.
+            Disconnected: the stream ended.
+        """
+        arrived = memoryview(bytearray(self._model.payload_bytes))
+        broken: list[Disconnected] = []
+
+        async def unless_broken(direction: Awaitable[None]) -> None:
+            try:
+                await direction
+            except Disconnected as error:
+                broken.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unless_broken, _send_all(stream, snapshot))
+            nursery.start_soon(unless_broken, stream.receive_into(arrived))
+        if broken:
+            raise broken[0]
+        try:
+            return await self._model.decode(arrived)
+        except PeerFault as error:
+            await _quietly(send(stream, Abort(error.detail)))
+            raise
+
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        """The slot is taken: an offer of ours that still waits is withdrawn."""
+        self.slot.busy = True
+        self.slot.free = trio.Event()
+        if self.slot.waiting is not None:
+            self.slot.waiting.cancel()
+        try:
+            yield
+        finally:
+            self.slot.busy = False
+            self.slot.free.set()
+
+    def _offer(self, agenda: Agenda, initiator: int, acceptor: int) -> Offer:
+        ids = (initiator, acceptor, self._offers)
+        return Offer(
+            exchange=b"".join(number.to_bytes(8, "big") for number in ids),
+            layout=self._model.layout,
+            round=self._model.round,
+            weight=agenda.weight,
+            size=self._model.payload_bytes,
+            members=agenda.members,
+            step=agenda.step,
+            counted=agenda.counted,
+        )
+
+    def _outcome(self, exchange: bytes) -> str:
+        if exchange == self.slot.pending:
+            if self.slot.unready is None:
+                return "pending"
+            self.slot.unready.cancel()
+        return "committed" if exchange in self._committed else "unknown"
+
+    def _remember(self, exchange: bytes) -> None:
+        self.slot.pending = b""
+        self._committed[exchange] = None
+        if len(self._committed) > REMEMBERED:
+            self._committed.popitem(last=False)
+
+    def _complete(
+        self, peer: PeerId, offer: Offer, agenda: Agenda, counted: bytes, started: float, *, initiator: bool
+    ) -> None:
+        self.completed += 1
+        if agenda.members:
+            agenda.counted = union(agenda.counted, counted)
+        agenda.done.set()
+        seconds = trio.current_time() - started
+        self._publish(ExchangeCompleted(peer, offer.exchange.hex(), initiator, offer.size, seconds))
+
+    def _aborted(self, peer: PeerId, offer: Offer, reason: str) -> None:
+        self._publish(ExchangeAborted(peer, offer.exchange.hex(), reason))
+
+
+@asynccontextmanager
+async def _timed(seconds: float, complaint: str) -> AsyncIterator[None]:
+    """A deadline for a peer. Past it, it has stalled."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise PeerFault(Fault.STALLED, f"{complaint} within {seconds:.1f} s")
+
+
+async def _send_all(stream: Stream, snapshot: Sequence[memoryview]) -> None:
+    for part in snapshot:
+        await stream.send(part)
+
+
+async def _quietly(sending: Awaitable[None]) -> None:
+    """A last word to somebody who may be gone already, and will then find out by asking."""
+    try:
+        await sending
+    except Disconnected:
+        return

@@ -1,0 +1,186 @@
+"""After the last round: everybody gets the same model, the mean of all.
+
+The mean of the nodes' models is better than any of them, and an exact one costs few more exchanges
+than a round: over the Base-2 graph (Takezawa et al., 2023) n nodes that each talk to one peer a step
+hold their exact mean after at most 2 floor(log2 n) + 1 steps. That needs an agreed, ordered list of
+members: nodes that are done say so in their hellos, then propose the list they see by its digest,
+and begin when all on the list propose the same. Of every edge the lower peer id makes the offer.
+
+An edge whose other end has gone comes to nothing on both sides, so the rest still conserves its sum,
+but is exact no longer. Therefore each node tells with its offers whose models its own already
+contains, and in the end compares sketches of the settled models: 16 numbers, a count sketch
+(Charikar, Chen and Farach-Colton, 2002), which keeps distances to about a fifth.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import trio
+
+from p2pnode.config import Deadlines, Finish
+from p2pnode.gossip.exchange import AGAIN, Agenda, Exchanger, Result
+from p2pnode.gossip.membership import Membership
+from p2pnode.gossip.view import Member, Stage, View
+from p2pnode.learning.topology import base_graph
+from p2pnode.ports import Model, PeerId
+
+SKETCH = 16  # float32 numbers
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How settling ended.
+
+    Attributes:
+        members: on the list this node settled with, itself included.
+        counted: how many of them the model is known to contain.
+        spread: largest relative distance to a settled member's model.
+    """
+
+    members: int
+    counted: int
+    spread: float
+
+
+def digest(members: Sequence[PeerId]) -> bytes:
+    """SHA-256 of a sorted member list."""
+    return hashlib.sha256("\n".join(members).encode()).digest()
+
+
+def sketch(vector: npt.NDArray[np.float32], seed: bytes) -> npt.NDArray[np.float32]:
+    """Count sketch of f32[n]: every entry goes, with a random sign, into one of 16 sums."""
+    draws = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big"))).integers(
+        0, 2 * SKETCH, len(vector), np.uint8
+    )
+    signed = np.where(draws & 1, vector, -vector)
+    return np.bincount(draws >> 1, weights=signed, minlength=SKETCH).astype(np.float32)
+
+
+def distance(one: bytes, other: bytes) -> float:
+    """Relative distance of two vectors, estimated from their sketches."""
+    a, b = np.frombuffer(one, np.float32), np.frombuffer(other, np.float32)
+    scale = float(np.linalg.norm(a))
+    return float(np.linalg.norm(a - b)) / scale if scale > 0 else 0.0
+
+
+def edges_of(me: PeerId, members: Sequence[PeerId]) -> Iterator[tuple[int, PeerId, float]]:
+    """This node's part of the schedule: step, partner and weight, without the steps it rests in."""
+    for step, edges in enumerate(base_graph(len(members))):
+        for i, j, weight in edges:
+            if me in (members[i], members[j]):
+                yield step, members[j] if members[i] == me else members[i], weight
+
+
+@dataclass
+class Settling:
+    """Brings a node that has done its rounds to the common mean."""
+
+    me: PeerId
+    model: Model
+    exchanger: Exchanger
+    membership: Membership
+    finish: Finish
+    deadlines: Deadlines
+
+    async def run(self) -> Settlement:
+        """Wait for the others, agree on who they are, average exactly, compare."""
+        self.membership.standing.stage = Stage.DONE
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.membership.greet_all)
+            await self._until(
+                lambda view: all(m.stage != Stage.TRAINING for m in view.all()), self.finish.grace
+            )
+            members = await self._agree(nursery)
+            counted = await self._average(members)
+            proof = sketch(await self.model.vector(), digest(members)).tobytes()
+            self.membership.standing.stage, self.membership.standing.sketch = Stage.SETTLED, proof
+            nursery.start_soon(self.membership.greet_all)
+            others = [member for member in members if member != self.me]
+            await self._until(
+                lambda view: all(m.sketch for peer in others if (m := view.get(peer))), self.finish.linger
+            )
+            nursery.cancel_scope.cancel()
+        return Settlement(len(members), counted, self._spread(proof, others))
+
+    async def _agree(self, nursery: trio.Nursery) -> Sequence[PeerId]:
+        """The largest list of done members that those on it agree on, as far as this node can see."""
+        view, standing = self.membership.view, self.membership.standing
+
+        def proposal() -> list[Member]:
+            same = standing.members
+            return [
+                m
+                for m in view.all()
+                if m.stage == Stage.DONE or (m.stage == Stage.SETTLED and m.members == same)
+            ]
+
+        def agreed(_: View) -> bool:
+            others = proposal()
+            if self._digest(others) != standing.members:
+                standing.members = self._digest(others)
+                nursery.start_soon(self.membership.greet_all)
+            return all(member.members == standing.members for member in others)
+
+        await self._until(agreed, self.deadlines.of())
+        return sorted([self.me, *(m.peer for m in proposal() if m.members == standing.members)])
+
+    def _digest(self, others: Sequence[Member]) -> bytes:
+        return digest(sorted([self.me, *(member.peer for member in others)]))
+
+    async def _until(self, holds: Callable[[View], bool], seconds: float) -> bool:
+        """Wait until the view satisfies `holds`; False when it did not within `seconds`."""
+        with trio.move_on_after(seconds):
+            while True:
+                changed = self.membership.changed
+                if holds(self.membership.view):
+                    return True
+                await changed.wait()
+        return False
+
+    def _spread(self, own: bytes, others: Sequence[PeerId]) -> float:
+        """The largest distance to the settled model of one of `others` who is still there."""
+        known = (self.membership.view.get(peer) for peer in others)
+        return max(
+            (distance(own, member.sketch) for member in known if member and member.sketch), default=0.0
+        )
+
+    async def _average(self, members: Sequence[PeerId]) -> int:
+        """Walk through the schedule; how many members the result contains."""
+        own = 1 << members.index(self.me)
+        counted = own.to_bytes(len(members) // 8 + 1, "little")
+        # From here on nobody can begin an exchange of the training kind with us.
+        self.exchanger.agenda = Agenda(members=digest(members), partner=self.me, counted=counted)
+        while self.exchanger.slot.busy:
+            await self.exchanger.slot.free.wait()
+        await self.model.settle()
+        for step, partner, weight in edges_of(self.me, members):
+            agenda = Agenda(weight, digest(members), step, partner, self.exchanger.agenda.counted)
+            self.exchanger.agenda = agenda
+            with trio.move_on_after(3 * self.deadlines.of(2 * self.model.payload_bytes)):
+                if self.me < partner:
+                    await self._offer(agenda, partner)
+                else:
+                    await self._await_offer(agenda, partner)
+        return int.from_bytes(self.exchanger.agenda.counted, "little").bit_count()
+
+    async def _offer(self, agenda: Agenda, partner: PeerId) -> None:
+        while not agenda.done.is_set() and (member := self.membership.view.get(partner)) is not None:
+            if await self.exchanger.offer(member) in (Result.STRANGER, Result.ABORTED, Result.UNREACHABLE):
+                self.membership.suspect(partner)
+            await trio.sleep(AGAIN)
+
+    async def _await_offer(self, agenda: Agenda, partner: PeerId) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_gone, partner, nursery.cancel_scope)
+            await agenda.done.wait()
+            nursery.cancel_scope.cancel()
+        while self.exchanger.slot.busy:  # a commit may still be on its way to being answered
+            await self.exchanger.slot.free.wait()
+
+    async def _cancel_when_gone(self, peer: PeerId, scope: trio.CancelScope) -> None:
+        while peer in self.membership.view:
+            await self.membership.changed.wait()
+        scope.cancel()

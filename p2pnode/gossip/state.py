@@ -1,0 +1,163 @@
+"""What a newcomer needs: the manifest and a model.
+
+`/p2pnode/state/1`: `Fetch` names the manifest or the model and an offset; `Content` answers with its
+SHA-256, its size and the donor's round, and the bytes from that offset follow. A transfer that broke
+goes on where it stopped as long as the donor still has that very content.
+
+The manifest needs no trust: its hash is the swarm id. The model does. A newcomer asks two donors and
+then believes whichever set of parameters has the lowest loss on its own rows, its own start included.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import trio
+
+from p2pnode.config import Deadlines
+from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
+from p2pnode.gossip.view import Stage, View
+from p2pnode.ports import Model, Network, PeerId, Stream
+from p2pnode.wire.messages import Content, Fetch, receive, send
+
+PROTOCOL = "/p2pnode/state/1"
+MAX_MANIFEST = 64 * 1024  # bytes; the same bound as for a manifest file
+FRESH = 30.0  # seconds for which a donor keeps one content, so that transfers can be resumed
+RESUMES = 3  # times a broken transfer from one donor is taken up again
+
+
+@dataclass
+class Donor:
+    """Serves the manifest and the model to members.
+
+    Attributes:
+        manifest: its canonical bytes.
+        model: whose parameters are given away; None while there are none.
+        known: whether a peer's hello has succeeded.
+        fault: counts a peer's fault.
+    """
+
+    manifest: bytes
+    model: Model
+    known: Callable[[PeerId], bool]
+    fault: Callable[[PeerId, PeerFault], None]
+    deadlines: Deadlines
+    _content: bytes = field(default=b"", init=False)
+    _digest: bytes = field(default=b"", init=False)
+    _round: int = field(default=0, init=False)
+    _made: float = field(default=-FRESH, init=False)
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one fetch. A broken link ends it quietly."""
+        try:
+            with trio.fail_after(self.deadlines.of()):
+                question = await receive(stream, Fetch)
+            if not self.known(stream.peer):
+                raise PeerFault(Fault.UNEXPECTED, "asks for state before its hello")
+            content, digest, round = await self._choose(question)
+            offset = question.offset if question.digest == digest and question.offset <= len(content) else 0
+            with trio.fail_after(self.deadlines.of(len(content))):
+                await send(stream, Content(digest, len(content), offset, round))
+                await stream.send(memoryview(content)[offset:])
+        except trio.TooSlowError:
+            self.fault(stream.peer, PeerFault(Fault.STALLED, "fetches too slowly"))
+        except PeerFault as error:
+            self.fault(stream.peer, error)
+
+    async def _choose(self, question: Fetch) -> tuple[bytes, bytes, int]:
+        if question.what == "manifest":
+            return self.manifest, hashlib.sha256(self.manifest).digest(), 0
+        if question.what != "model":
+            raise PeerFault(Fault.MALFORMED, f"asks for {question.what!r}")
+        if trio.current_time() - self._made >= FRESH and question.digest != self._digest:
+            self._round = self.model.round
+            self._content = (await self.model.vector()).tobytes()
+            self._digest = hashlib.sha256(self._content).digest()
+            self._made = trio.current_time()
+        return self._content, self._digest, self._round
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Content whose hash is right. `round` is the donor's."""
+
+    content: bytearray
+    round: int
+
+
+async def fetch(
+    network: Network, donor: PeerId, what: str, deadlines: Deadlines, *, least: int, most: int
+) -> Fetched:
+    """Fetch the manifest or the model from `donor`, resuming where a broken transfer stopped.
+
+    Raises:
+        LinkError: the donor cannot be reached, or its transfers keep breaking.
+        PeerFault: it stalls, or sends something of another size or hash than it should.
+    """
+    received = bytearray()
+    arrived, digest = 0, b""
+    for attempt in range(RESUMES + 1):
+        try:
+            with trio.fail_after(deadlines.of(most)):
+                stream = await network.open(donor, PROTOCOL)
+                await send(stream, Fetch(what, digest, arrived))
+                head = await receive(stream, Content)
+                if not least <= head.size <= most or head.offset not in (0, arrived):
+                    raise PeerFault(Fault.OVERSIZED, f"a {what} of {head.size} bytes from {head.offset} on")
+                if head.offset == 0:
+                    received, arrived = bytearray(head.size), 0
+                digest = head.digest
+                while arrived < head.size:
+                    part = min(1 << 20, head.size - arrived)
+                    await stream.receive_into(memoryview(received)[arrived : arrived + part])
+                    arrived += part
+                await stream.close()
+        except Disconnected:
+            if attempt == RESUMES:
+                raise
+        except trio.TooSlowError as error:
+            raise PeerFault(Fault.STALLED, f"did not deliver its {what}") from error
+        else:
+            if hashlib.sha256(received).digest() != head.digest:
+                raise PeerFault(Fault.FALSE_CLAIM, f"its {what} does not have the hash it named")
+            return Fetched(received, head.round)
+    raise AssertionError("unreachable")
+
+
+async def catch_up(
+    network: Network,
+    view: View,
+    model: Model,
+    deadlines: Deadlines,
+    fault: Callable[[PeerId, PeerFault], None],
+) -> PeerId | None:
+    """Take the model of one of two donors, where that is better than our own; whose it was.
+
+    Either way the round becomes the donors', the lower one if they differ: a node that joins late
+    does not repeat the rounds it missed, and one liar cannot make it skip those still to come.
+    """
+    size = (await model.vector()).nbytes
+    best, chosen = await model.loss(), None
+    vector: npt.NDArray[np.float32] | None = None
+    rounds: list[int] = []
+    donors = sorted(view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
+    for donor in [m for m in donors if m.stage >= Stage.TRAINING and m.round > 0][:2]:
+        try:
+            fetched = await fetch(network, donor.peer, "model", deadlines, least=size, most=size)
+            offered = np.frombuffer(fetched.content, np.float32)
+            if not np.isfinite(offered).all():
+                raise PeerFault(Fault.NOT_FINITE, "gives away parameters with NaN or infinity")
+        except LinkError:
+            continue
+        except PeerFault as error:
+            fault(donor.peer, error)
+            continue
+        loss = await model.loss(offered)
+        rounds.append(fetched.round)
+        if loss < best:
+            best, chosen, vector = loss, donor.peer, offered
+    if rounds:
+        await model.jump(max(model.round, min(rounds)), vector)
+    return chosen

@@ -1,0 +1,1 @@
+"""What a node computes: pure JAX functions of their arguments, without clock, network or threads."""

@@ -1,0 +1,143 @@
+"""From the names in a manifest to compiled functions.
+
+Each table below is the one list of what a name may be; what a manifest leaves to tasks and rules as
+opaque options is checked here, against the options that the named one declares.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, TypeVar
+
+import optax
+
+from p2pnode.errors import UserError
+from p2pnode.identity.manifest import Manifest
+from p2pnode.learning.compress import CODECS
+from p2pnode.learning.layout import layout_of
+from p2pnode.learning.learner import Learner, Recipe, compiled
+from p2pnode.learning.rules.average import average
+from p2pnode.learning.rules.momentum import momentum
+from p2pnode.learning.rules.rule import Rule
+from p2pnode.learning.task import Task
+from p2pnode.learning.tasks.breast_cancer import breast_cancer
+from p2pnode.learning.tasks.digits import digits
+
+T = TypeVar("T")
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number that a manifest may set: its default (whose type it must have) and its range."""
+
+    default: Number
+    low: Number
+    high: Number
+
+    def fits(self, value: object) -> bool:
+        """Whether `value` is in range and of the right type; an integer may stand for a float."""
+        types = (int,) if isinstance(self.default, int) else (int, float)
+        return type(value) in types and self.low <= value <= self.high  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something with options.
+
+    Attributes:
+        build: makes it; takes the options as keyword arguments.
+        options: by name.
+    """
+
+    build: Callable[..., Any]
+    options: Mapping[str, Option]
+
+
+HIDDEN = {"hidden": Option(64, 1, 65536)}
+TASKS: Mapping[str, Entry] = {"digits": Entry(digits, HIDDEN), "breast-cancer": Entry(breast_cancer, HIDDEN)}
+RULES: Mapping[str, Entry] = {
+    "average": Entry(average, {}),
+    "momentum": Entry(momentum, {"beta": Option(0.9, 0.0, 0.999), "average": Option(0.9, 0.0, 0.999)}),
+}
+OPTIMIZERS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+}
+
+
+def build(manifest: Manifest) -> Learner:
+    """Everything that a swarm's nodes compute.
+
+    Raises:
+        UserError: an unknown name or option, a value out of range, or a model beyond the bounds.
+    """
+    training = manifest.training
+    task: Task
+    rule: Rule
+    task, task_options = _made("task", manifest.task.name, TASKS, manifest.task.options)
+    rule, rule_options = _made("rule", manifest.rule.name, RULES, manifest.rule.options)
+    optimizer = _known("optimizer", training.optimizer, OPTIMIZERS)(training.learning_rate)
+    codec = _known("codec", manifest.rule.codec, CODECS)()
+    layout = layout_of(task)
+    if layout.size > manifest.bounds.parameters:
+        raise UserError(
+            f"task {task.name} has {layout.size} shared parameters, the swarm's bound is "
+            f"{manifest.bounds.parameters}: raise bounds.parameters or make the model smaller"
+        )
+    agreed = (rule.name, rule_options, codec.name, task.name, task_options)
+    return compiled(Recipe(task, layout, rule, codec, optimizer, agreed, training.seed, training.batch_size))
+
+
+def defaults(task: str) -> dict[str, Any]:
+    """Settings that were found good for `task`, as a new manifest writes them out.
+
+    Raises:
+        UserError: no such task.
+    """
+    entry = _known("task", task, TASKS)
+    return {
+        "rule": "momentum",
+        "codec": "int8",
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "batch_size": 32,
+        "steps": 10,
+        "rounds": 50,
+        "overlap": 0,
+        "task_options": _options(f"task {task}", entry, {}),
+        "rule_options": _options("rule momentum", RULES["momentum"], {}),
+    }
+
+
+def _made(
+    kind: str, name: str, table: Mapping[str, Entry], given: Mapping[str, object]
+) -> tuple[Any, dict[str, Any]]:
+    """What `name` stands for, built, and its options with defaults filled in."""
+    entry = _known(kind, name, table)
+    options = _options(f"{kind} {name}", entry, given)
+    return entry.build(**options), options
+
+
+def _options(of: str, entry: Entry, given: Mapping[str, object]) -> dict[str, Any]:
+    for name, value in given.items():
+        option = _known(f"option of {of}", name, entry.options)
+        if not option.fits(value):
+            kind = "an integer" if isinstance(option.default, int) else "a number"
+            raise UserError(
+                f"option {name} of {of} must be {kind} from {option.low} to {option.high}, not {value!r}"
+            )
+    return {name: given.get(name, option.default) for name, option in entry.options.items()}
+
+
+def _known(kind: str, name: str, table: Mapping[str, T]) -> T:
+    if name in table:
+        return table[name]
+    nearest = get_close_matches(name, table, n=1, cutoff=0.0)
+    hint = (
+        f"did you mean {nearest[0]!r}? It can be {', '.join(sorted(table))}" if nearest else "there are none"
+    )
+    raise UserError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,1 @@
+"""How a node turns its own result and what came from partners into its next parameters."""

@@ -1,0 +1,271 @@
+"""This node's end of the libp2p network: listening, dialling, and who is connected.
+
+libp2p's parts do the talking: Noise, yamux, multistream, the Kademlia table. Its own host and swarm
+do not run here. They wait 250 ms in every dial and try one TCP address of a peer; one failure bars
+the peer for a minute; each connection accepted costs a task and a slot that come back only at
+shutdown; and errors of handlers disappear. What is left to do without them fits on this page.
+
+*Connections* are kept and reused, one dial at a time for each peer. Two peers that dial each other at
+once end with two connections, and both work; the newest is used. A connection that turns out to be
+dead is dropped, so the next `open` dials again.
+
+*Error handling*: a `LinkError` that leaves a handler ends its stream and nothing else. Any other
+exception is our own bug: it leaves `open_network` and takes the node with it.
+"""
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2pnode.errors import Disconnected, LinkError, Unreachable, UserError
+from p2pnode.identity.keys import Key
+from p2pnode.net.addresses import AddressBook, parse_address, reachable
+from p2pnode.net.connection import Connection, noise_of, secure
+from p2pnode.net.identify import IDENTIFY, PING, identify, ping
+from p2pnode.net.multistream import agree
+from p2pnode.net.stream import Libp2pStream, receive
+from p2pnode.net.wire import Meter, Wire
+from p2pnode.ports import Handler, PeerAddress, PeerId, Traffic
+
+OPEN_SECONDS = 10.0
+"""For dialling and agreeing on a protocol. The longest way through a relay takes about two."""
+
+NEXT_ADDRESS_SECONDS = 0.25
+"""Before a peer's next address is tried beside the first, as Happy Eyeballs does (RFC 8305)."""
+
+MOST_CONNECTIONS = 512
+MOST_CONNECTIONS_PER_PEER = 4
+"""One is used; two peers that dial each other at once have two, and a restart may leave dead ones."""
+
+MOST_STRANGERS = 64
+"""Incoming handshakes at once. Each may take up to `OPEN_SECONDS` and costs some 100 kB."""
+
+
+@asynccontextmanager
+async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2pNetwork"]:
+    """Listen on the multiaddrs `listen` and be reachable until the block ends.
+
+    Raises:
+        UserError: an address of `listen` cannot be used.
+    """
+    listeners = [listener for address in listen for listener in await _bind(address)]
+    addresses = [found for listener in listeners for found in reachable(*listener.socket.getsockname()[:2])]
+    # The library logs what strangers do to us as warnings and errors; nobody can act on them.
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    async with trio.open_nursery() as nursery:
+        network = Libp2pNetwork(key, tuple(dict.fromkeys(addresses)), nursery)
+        await nursery.start(trio.serve_listeners, network.welcome, listeners)
+        try:
+            yield network
+        finally:
+            await network.close()
+            nursery.cancel_scope.cancel()
+
+
+async def _bind(address: str) -> list[trio.SocketListener]:
+    try:
+        place = parse_address(address)
+        return await trio.open_tcp_listeners(place.port, host=place.host)
+    except ValueError as error:
+        raise UserError(f"cannot listen on {address}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"cannot listen on {address}: the port is taken, choose another") from error
+        raise UserError(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+class Libp2pNetwork:
+    """Implements `ports.Network`; made by `open_network`."""
+
+    def __init__(self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery) -> None:
+        self._key = key
+        self._addresses = addresses
+        self._nursery = nursery
+        self._noise = noise_of(key.seed)
+        self._meter = Meter()
+        self._book = AddressBook()
+        self._connections: dict[PeerId, list[Connection]] = {}
+        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._strangers = 0
+        self._handlers: dict[str, Handler] = {
+            IDENTIFY: identify(key.public, lambda: self._addresses, lambda: tuple(self._handlers)),
+            PING: ping,
+        }
+
+    @property
+    def key(self) -> Key:
+        """Proves `me`."""
+        return self._key
+
+    @property
+    def me(self) -> PeerId:
+        return self._key.peer
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self._addresses
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self._meter.sent, self._meter.received)
+
+    @property
+    def connected(self) -> tuple[PeerId, ...]:
+        """Peers that a connection is open with."""
+        return tuple(peer for peer in self._connections if self._newest(peer))
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        self._handlers[protocol] = handler
+
+    def learn(self, peer: PeerAddress) -> None:
+        self._book.learn(peer.peer, peer.addresses)
+
+    def known_addresses(self, peer: PeerId) -> tuple[str, ...]:
+        """Where `peer` may be dialled, best first."""
+        return self._book.of(peer)
+
+    async def connect(self, address: str) -> PeerId:
+        try:
+            place = parse_address(address)
+        except ValueError as error:
+            raise Unreachable(f"{address}: {error}") from error
+        if place.peer is not None:
+            self._book.learn(place.peer, [address.partition("/p2p/")[0]])
+        with trio.move_on_after(OPEN_SECONDS):
+            if place.peer is None:
+                return (await self._dial(address)).peer
+            return (await self._connection(place.peer, [address])).peer
+        raise Unreachable(f"{address}: no answer in {OPEN_SECONDS:.0f} s")
+
+    async def open(self, peer: PeerId, protocol: str) -> Libp2pStream:
+        used: Connection | None = None
+        received = 0
+        with trio.move_on_after(OPEN_SECONDS):
+            for _ in range(2):  # a connection may turn out to be gone, and is dialled anew
+                used = await self._connection(peer, self._book.of(peer))
+                received = used.received
+                try:
+                    return await used.open_stream(protocol)
+                except Disconnected:
+                    if used.alive:
+                        break
+            raise Unreachable(f"{peer} hangs up instead of speaking {protocol}")
+        if used is not None and used.received == received:
+            await used.close()  # no sign of life all the while: the next `open` shall dial anew
+        raise Unreachable(f"{peer} did not answer in {OPEN_SECONDS:.0f} s")
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await _close_all(self._connections.get(peer, ()))
+
+    async def close(self) -> None:
+        """Close every connection once what was sent has left, or soon after."""
+        await _close_all([one for some in self._connections.values() for one in some])
+
+    async def welcome(self, socket: trio.SocketStream) -> None:
+        """Serve one accepted TCP connection until it ends."""
+        wire = Wire(socket, initiator=False, meter=self._meter)
+        if self._strangers >= MOST_STRANGERS or len(self._connections) >= MOST_CONNECTIONS:
+            wire.abort()
+            return
+        self._strangers += 1
+        try:
+            with trio.fail_after(OPEN_SECONDS):
+                connection = await secure(wire, self._noise)
+        except (LinkError, trio.TooSlowError):
+            return
+        finally:
+            self._strangers -= 1
+        await self._run(connection)
+
+    async def _connection(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
+        """Return the newest connection with `peer`, dialling `addresses` when there is none."""
+        if peer == self.me:
+            raise Unreachable("a node does not dial itself")
+        if newest := self._newest(peer):
+            return newest
+        lock = self._dialling.setdefault(peer, trio.Lock())
+        try:
+            async with lock:
+                return self._newest(peer) or await self._dial_any(peer, addresses)
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._dialling.pop(peer, None)
+
+    def _newest(self, peer: PeerId) -> Connection | None:
+        return next((one for one in reversed(self._connections.get(peer, ())) if one.alive), None)
+
+    async def _dial_any(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
+        """Dial `addresses`, each a moment after the one before; the first to answer wins."""
+        answered: list[Connection] = []
+        refused: list[str] = []
+
+        async def dial(address: str, failed: trio.Event) -> None:
+            try:
+                answered.append(await self._dial(address, peer))
+                nursery.cancel_scope.cancel()
+            except Unreachable as error:
+                refused.append(str(error))
+                failed.set()
+
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(dial, address, failed)
+                with trio.move_on_after(NEXT_ADDRESS_SECONDS):
+                    await failed.wait()
+        if not answered:
+            raise Unreachable(f"{peer}: " + ("; ".join(refused) or "no address is known"))
+        return answered[0]
+
+    async def _dial(self, address: str, peer: PeerId | None = None) -> Connection:
+        place = parse_address(address)
+        try:
+            socket = await trio.open_tcp_stream(place.host, place.port)
+        except OSError as error:
+            raise Unreachable(f"{address} does not answer: {error}") from error
+        connection = await secure(Wire(socket, initiator=True, meter=self._meter), self._noise, peer)
+        if connection.peer == self.me:
+            await connection.close()
+            raise Unreachable(f"{address} is this node itself")
+        self._book.learn(connection.peer, [address.partition("/p2p/")[0]])
+        await self._nursery.start(self._run, connection)
+        return connection
+
+    async def _run(
+        self, connection: Connection, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        mine = self._connections.setdefault(connection.peer, [])
+        mine.append(connection)
+        if len(mine) > MOST_CONNECTIONS_PER_PEER:
+            self._nursery.start_soon(mine[0].close)
+        task_status.started()
+        try:
+            await connection.run(self._serve, self._nursery)
+        finally:
+            mine.remove(connection)
+            if not mine:
+                del self._connections[connection.peer]
+
+    async def _serve(self, stream: Libp2pStream) -> None:
+        try:
+            with trio.fail_after(OPEN_SECONDS):
+                name = await agree(lambda size: receive(stream, size), stream.send, self._handlers)
+        except (LinkError, trio.TooSlowError):
+            await stream.reset()
+            return
+        try:
+            await self._handlers[name](stream)
+        except* LinkError:
+            await stream.reset()
+        else:
+            await stream.finish()
+
+
+async def _close_all(connections: Sequence[Connection]) -> None:
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            for connection in connections:
+                nursery.start_soon(connection.close)

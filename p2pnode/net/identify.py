@@ -1,0 +1,47 @@
+"""What every libp2p peer may ask of another: who it is, and whether it is still there.
+
+Identify (https://github.com/libp2p/specs/blob/master/identify/README.md) tells public key, addresses
+and protocols; ping (https://github.com/libp2p/specs/blob/master/ping/ping.md) echoes 32 bytes. Our
+nodes answer both, so that any libp2p tool can look at them, and ask neither: a connection's handshake
+already says who is there, and a hello says the rest.
+"""
+
+from collections.abc import Callable
+
+import varint
+from libp2p.crypto.ed25519 import Ed25519PublicKey
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from multiaddr import Multiaddr
+
+from p2pnode.ports import Handler, Stream
+
+IDENTIFY = "/ipfs/id/1.0.0"
+PING = "/ipfs/ping/1.0.0"
+
+_PING_BYTES = 32
+
+
+def identify(
+    public: bytes, addresses: Callable[[], tuple[str, ...]], protocols: Callable[[], tuple[str, ...]]
+) -> Handler:
+    """Answer who this node is: its Ed25519 key (32 bytes), its addresses, and what it speaks."""
+
+    async def answer(stream: Stream) -> None:
+        message = Identify(
+            protocol_version="p2pnode/1",
+            agent_version="p2pnode",
+            public_key=Ed25519PublicKey.from_bytes(public).serialize(),
+            listen_addrs=[Multiaddr(address).to_bytes() for address in addresses()],
+            protocols=protocols(),
+        ).SerializeToString()
+        await stream.send(varint.encode(len(message)) + message)
+
+    return answer
+
+
+async def ping(stream: Stream) -> None:
+    """Echo until the peer has had enough."""
+    echo = memoryview(bytearray(_PING_BYTES))
+    while True:
+        await stream.receive_into(echo)
+        await stream.send(echo)

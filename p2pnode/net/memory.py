@@ -1,0 +1,289 @@
+"""A whole internet in one process: the deterministic twin of the libp2p host.
+
+Everything that talks to peers talks to `ports.Network`, so everything can run over this one: many
+nodes under one virtual clock, with latency, thin links, partitions, crashes, and a tap that can
+lose any single message. The same seed gives the same run, to the last byte and instant
+(`run_deterministic`). In-memory twins as first-class backends are httpcore's idea; running the real
+protocol over a seeded, simulated network is FoundationDB's and iroh-gossip's.
+
+    fabric = MemoryFabric(seed=1, link=Link(latency=0.05))
+    async with fabric.network(alice) as a, fabric.network(bob) as b:
+        b.serve("/echo/1", echo)
+        await a.connect(f"{b.addresses[0]}/p2p/{bob}")
+        stream = await a.open(bob, "/echo/1")
+
+What real hosts have and this does not: connections (streams alone are modelled, and one round trip
+opens any of them), handshakes that prove identity (everybody is who they say), and framing bytes
+(`traffic` counts what was sent and read, nothing more).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from random import Random
+from typing import TypeVar
+
+import trio
+from trio._core import _run as scheduler
+from trio.testing import MockClock
+
+from p2pnode.errors import LinkError, Unreachable
+from p2pnode.net.memory_link import Line, Link, Outage
+from p2pnode.net.memory_stream import MemoryStream, Meter, Pipe, Verdict
+from p2pnode.ports import Bytes, Handler, PeerAddress, PeerId, Traffic
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10.0
+"""How long dialling waits for an answer, as the libp2p host does."""
+
+LOOKUP_LIMIT = 20
+"""Most peers that one lookup finds, as in the DHT."""
+
+Tap = Callable[[PeerId, PeerId, str, bytes], Verdict]
+"""Decides on every send from its source, target, protocol and data."""
+
+
+def memory_address(peer: PeerId) -> str:
+    return f"/memory/{peer}"
+
+
+class MemoryFabric:
+    """The links between all peers, and what goes wrong with them.
+
+    Args:
+        seed: of all jitter and loss, and of what lookups find.
+        link: every direction between two peers, until `set_link` says otherwise.
+
+    Attributes:
+        tap: asked at every `Stream.send`; None delivers all.
+    """
+
+    def __init__(self, seed: int, link: Link = Link()) -> None:  # noqa: B008 - frozen
+        self.seed = seed
+        self.tap: Tap | None = None
+        self._link = link
+        self._lines: dict[tuple[PeerId, PeerId], Line] = {}
+        self._outages: list[Outage] = []
+        self._networks: dict[PeerId, MemoryNetwork] = {}
+        self._directory: dict[str, dict[PeerId, PeerAddress]] = {}
+
+    @asynccontextmanager
+    async def network(self, peer: PeerId) -> AsyncIterator["MemoryNetwork"]:
+        """Be `peer` for a while. Leaving ends its streams and cancels its handlers.
+
+        An exception that a handler raises, `LinkError` apart, leaves in an exception group.
+        """
+        if peer in self._networks:
+            raise ValueError(f"{peer} is on the network already")
+        async with trio.open_nursery() as nursery:
+            network = self._networks[peer] = MemoryNetwork(self, peer, nursery)
+            try:
+                yield network
+            finally:
+                if self._networks.get(peer) is network:  # not so when it was killed, perhaps reborn
+                    self.kill(peer)
+                nursery.cancel_scope.cancel()
+
+    def kill(self, peer: PeerId) -> None:
+        """Let `peer` vanish as a killed process does. Whoever calls also cancels its tasks."""
+        self._networks.pop(peer).hang_up()
+
+    def set_link(self, source: PeerId, target: PeerId, link: Link) -> None:
+        """Replace one direction, for what is sent from now on."""
+        self.line(source, target).link = link
+
+    def partition(self, groups: Iterable[Iterable[PeerId]]) -> None:
+        """Part each group from the others, and all from those who are named in none.
+
+        A partition that was there before is healed.
+        """
+        self.heal()
+        side = {peer: number for number, group in enumerate(groups) for peer in group}
+        self._outages.append(Outage(side, start=trio.current_time()))
+        self._tell_all_lines()
+
+    def heal(self) -> None:
+        """Join everybody again."""
+        if self._outages:
+            self._outages[-1].end = min(self._outages[-1].end, trio.current_time())
+            self._tell_all_lines()
+
+    def _tell_all_lines(self) -> None:
+        for line in self._lines.values():
+            line.changed()
+
+    def line(self, source: PeerId, target: PeerId) -> Line:
+        """The one line in this direction; made when first asked for."""
+        if (source, target) not in self._lines:
+            random = Random(f"{self.seed} {source} {target}")
+            self._lines[source, target] = Line(source, target, self._link, self._outages, random)
+        return self._lines[source, target]
+
+    def resident(self, peer: PeerId) -> "MemoryNetwork | None":
+        """Who answers at the address of `peer`."""
+        return self._networks.get(peer)
+
+    def judge(self, source: PeerId, target: PeerId, protocol: str, data: Bytes) -> Verdict:
+        """Ask the tap."""
+        return self.tap(source, target, protocol, bytes(data)) if self.tap else Verdict.DELIVER
+
+    def announce(self, swarm: str, peer: PeerAddress) -> None:
+        """Enter `peer` in the directory of `swarm`, where it stays: a directory hears of no death."""
+        self._directory.setdefault(swarm, {})[peer.peer] = peer
+
+    def lookup(self, swarm: str, asker: PeerId, random: Random) -> list[PeerAddress]:
+        """Some of those announced under `swarm`, except the asker and whoever it is parted from."""
+        now = trio.current_time()
+        cut = [outage for outage in self._outages if outage.end > now]
+        found = [
+            entry
+            for peer, entry in self._directory.get(swarm, {}).items()
+            if peer != asker and not any(outage.parts(peer, asker) for outage in cut)
+        ]
+        return random.sample(found, min(len(found), LOOKUP_LIMIT))
+
+
+class MemoryNetwork:
+    """One peer's end of the fabric; implements `ports.Network`. Made by `MemoryFabric.network`."""
+
+    def __init__(self, fabric: MemoryFabric, me: PeerId, nursery: trio.Nursery) -> None:
+        self.me = me
+        self._fabric = fabric
+        self._nursery = nursery
+        self._alive = True
+        self._handlers: dict[str, Handler] = {}
+        self._known: dict[PeerId, dict[str, None]] = {}
+        self._streams: list[MemoryStream] = []
+        self._meter = Meter()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (memory_address(self.me),)
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self._meter.sent, self._meter.received)
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        self._handlers[protocol] = handler
+
+    def learn(self, peer: PeerAddress) -> None:
+        self._known.setdefault(peer.peer, {}).update(dict.fromkeys(peer.addresses))
+
+    async def connect(self, address: str) -> PeerId:
+        place, _, expected = address.partition("/p2p/")
+        peer = PeerId(place.removeprefix("/memory/"))
+        if not await self._visit(peer, lambda there: there._meet(self)):
+            raise Unreachable(f"nobody answers at {place}")
+        if expected not in ("", peer):
+            raise Unreachable(f"{peer} answers at {place}, not {expected}")
+        self.learn(PeerAddress(peer, (place,)))
+        return peer
+
+    async def open(self, peer: PeerId, protocol: str) -> MemoryStream:
+        if memory_address(peer) not in self._known.get(peer, {}):
+            await trio.lowlevel.checkpoint()
+            raise Unreachable(f"no address of {peer} is known")
+        there, back = (Pipe(self._fabric.line(*way)) for way in ((self.me, peer), (peer, self.me)))
+        stream = self._own(incoming=back, outgoing=there, protocol=protocol)
+        opened = False
+        try:
+            opened = await self._visit(peer, lambda far: far._accept(self, protocol, there, back))
+        finally:
+            if not opened:
+                stream.hang_up()
+        if not opened:
+            raise Unreachable(f"{peer} is gone or does not speak {protocol}")
+        return stream
+
+    async def disconnect(self, peer: PeerId) -> None:
+        for stream in self._streams:
+            if stream.peer == peer:
+                stream.hang_up()
+
+    async def _visit(self, peer: PeerId, ask: Callable[["MemoryNetwork"], bool]) -> bool:
+        """Put a question to `peer` at the middle of a round trip; False if nobody is there."""
+        if peer == self.me or not self._alive:
+            await trio.lowlevel.checkpoint()
+            return False
+        with trio.move_on_after(CONNECT_SECONDS):
+            await self._travel(self.me, peer)
+            far = self._fabric.resident(peer)
+            answer = far is not None and ask(far)
+            await self._travel(peer, self.me)
+            return answer and self._alive
+        raise Unreachable(f"no answer from {peer} within {CONNECT_SECONDS:g} s")
+
+    async def _travel(self, source: PeerId, target: PeerId) -> None:
+        line = self._fabric.line(source, target)
+        await trio.lowlevel.checkpoint()
+        await line.until(partial(line.due, line.depart(0)))
+
+    def _meet(self, visitor: "MemoryNetwork") -> bool:
+        self.learn(PeerAddress(visitor.me, visitor.addresses))
+        return True
+
+    def _accept(self, visitor: "MemoryNetwork", protocol: str, incoming: Pipe, outgoing: Pipe) -> bool:
+        self._meet(visitor)
+        handler = self._handlers.get(protocol)
+        if handler is None:
+            return False
+        self._nursery.start_soon(self._serve, handler, self._own(incoming, outgoing, protocol))
+        return True
+
+    def _own(self, incoming: Pipe, outgoing: Pipe, protocol: str) -> MemoryStream:
+        judge = partial(self._fabric.judge, self.me, outgoing.line.target, protocol)
+        stream = MemoryStream(incoming, outgoing, self._meter, judge)
+        self._streams = [*(other for other in self._streams if not other.over), stream]
+        return stream
+
+    async def _serve(self, handler: Handler, stream: MemoryStream) -> None:
+        try:
+            with suppress(LinkError):  # nobody's fault: the stream just ends
+                await handler(stream)
+        finally:
+            stream.hang_up()
+
+    def hang_up(self) -> None:
+        """End every stream. Nothing can be opened from now on."""
+        self._alive = False
+        for stream in self._streams:
+            stream.hang_up()
+
+
+class MemoryDiscovery:
+    """Finds peers in the fabric's directory; implements `ports.Discovery`.
+
+    Args:
+        longest: seconds between two lookups at most; drawn anew each time.
+    """
+
+    def __init__(self, fabric: MemoryFabric, me: PeerId, longest: float = 2.0) -> None:
+        self._fabric = fabric
+        self._me = me
+        self._longest = longest
+
+    async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
+        random = Random(f"{self._fabric.seed} {swarm} {self._me}")
+        self._fabric.announce(swarm, PeerAddress(self._me, (memory_address(self._me),)))
+        while True:
+            await trio.sleep(random.uniform(0, self._longest))
+            for peer in self._fabric.lookup(swarm, self._me, random):
+                found(peer)
+
+
+def run_deterministic(main: Callable[[], Awaitable[T]], seed: int) -> T:
+    """`trio.run` under a virtual clock that jumps, with tasks scheduled in an order from `seed`.
+
+    trio shuffles runnable tasks on purpose and has no public way to seed that; Hypothesis' plugin
+    for trio uses the same two private names. Worker threads are outside all order: use none.
+    """
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    vars(scheduler)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+    scheduler._r.seed(seed)
+    try:
+        return trio.run(main, clock=MockClock(autojump_threshold=0))
+    finally:
+        vars(scheduler)["_ALLOW_DETERMINISTIC_SCHEDULING"] = before[0]
+        scheduler._r.setstate(before[1])

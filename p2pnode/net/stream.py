@@ -1,0 +1,112 @@
+"""One stream between two peers: `ports.Stream` over yamux."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+from libp2p.io.exceptions import IOException
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
+
+from p2pnode.errors import Disconnected
+from p2pnode.net.muxer import SLICE_BYTES, Muxer
+from p2pnode.ports import Bytes, PeerId
+
+LINGER_SECONDS = 10.0
+"""How long a peer may go on after its handler is done, before the stream is dropped."""
+
+_SHORTEST_POLL, _LONGEST_POLL = 0.0002, 0.01  # seconds between looks at a full window
+
+
+class Libp2pStream:
+    """One stream; implements `ports.Stream`."""
+
+    def __init__(self, peer: PeerId, muxer: Muxer, stream: YamuxStream) -> None:
+        self._peer = peer
+        self._muxer = muxer
+        self._stream = stream
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    async def send(self, data: Bytes) -> None:
+        rest = _as_bytes(data)
+        try:
+            with _disconnects(self._peer):
+                await trio.lowlevel.checkpoint()
+                while rest:
+                    size = min(len(rest), SLICE_BYTES, await self._window())
+                    await self._stream.write(rest[:size])  # type: ignore[arg-type]  # only sliced and copied
+                    rest = rest[size:]
+        except trio.Cancelled:
+            await self.reset()  # or the next send would follow half a message
+            raise
+
+    async def _window(self) -> int:
+        """Wait until the reader has room for something; returns for how many bytes.
+
+        The library would wait as well, but ends a stream whose reader is busy for five seconds.
+        """
+        pause = _SHORTEST_POLL
+        while not self._stream.send_window and not self._stream.closed:
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL)
+        return self._stream.send_window or 1  # closed: let `write` find out and say so
+
+    async def receive_into(self, view: memoryview) -> None:
+        rest = _as_bytes(view)
+        with _disconnects(self._peer):
+            await trio.lowlevel.checkpoint()
+            while rest:
+                data = await self._muxer.read_some(self._stream, len(rest))
+                rest[: len(data)] = data
+                rest = rest[len(data) :]
+
+    async def close(self) -> None:
+        with trio.CancelScope(shield=True), _swallows():
+            await self._stream.close()
+
+    async def reset(self) -> None:
+        with trio.CancelScope(shield=True), _swallows():
+            await self._muxer.reset_stream(self._stream)
+
+    async def finish(self) -> None:
+        """Close, then wait for the peer to close too; drop the stream when it does not.
+
+        Dropping it at once would discard what we sent last, should the peer not have read it yet.
+        """
+        await self.close()
+        with trio.move_on_after(LINGER_SECONDS), _swallows():
+            while True:
+                await self._muxer.read_some(self._stream, SLICE_BYTES)
+        await self.reset()
+
+
+async def receive(stream: Libp2pStream, size: int) -> bytes:
+    """Read exactly `size` bytes."""
+    data = bytearray(size)
+    await stream.receive_into(memoryview(data))
+    return bytes(data)
+
+
+def _as_bytes(data: Bytes) -> memoryview:
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")  # an empty view cannot be cast
+
+
+@contextmanager
+def _disconnects(peer: PeerId) -> Iterator[None]:
+    try:
+        yield
+    except (IOException, MuxedConnError, MuxedStreamError) as error:
+        raise Disconnected(f"the stream with {peer} has ended: {error}") from error
+
+
+@contextmanager
+def _swallows() -> Iterator[None]:
+    """The stream is over, which is what the caller wants."""
+    try:
+        yield
+    except (IOException, MuxedConnError, MuxedStreamError):
+        return

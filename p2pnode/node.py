@@ -1,0 +1,346 @@
+"""One whole node, from its first hello to its goodbye.
+
+This is where the parts meet: membership keeps the view, the trainer owns the parameters, the
+exchanger averages, the rounds drive both, settling ends them. They run in one nursery; each is told
+only what it needs. What a node is given of the world outside (network, discovery, a place to
+compute, disk, randomness) comes in as arguments, so that the same node runs over libp2p and, for
+tests and simulations, over an in-memory network under a virtual clock.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import trio
+
+from p2pnode import events
+from p2pnode.config import Config
+from p2pnode.errors import LinkError, PeerFault, UserError
+from p2pnode.gossip import exchange, state
+from p2pnode.gossip.exchange import Exchanger
+from p2pnode.gossip.membership import Membership
+from p2pnode.gossip.rounds import Rounds
+from p2pnode.gossip.settle import Settling
+from p2pnode.gossip.state import Donor, catch_up, fetch
+from p2pnode.gossip.view import Stage, View
+from p2pnode.identity.keys import Key
+from p2pnode.identity.manifest import Manifest, parse_canonical
+from p2pnode.learning import registry
+from p2pnode.learning.data import Dataset
+from p2pnode.ports import Compute, Discovery, Network, PeerAddress, PeerId
+from p2pnode.storage.atomic import StorageError
+from p2pnode.storage.directory import DataDirectory
+from p2pnode.trainer import Trainer
+
+FIRST_VIEW = 64  # peers in view until the manifest says how many it may be
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A node's data. It never leaves this process.
+
+    Attributes:
+        train: rows to learn from.
+        probes: rows to evaluate on, by name: `holdout`, and `test` where there is a common test set.
+    """
+
+    train: Dataset
+    probes: Mapping[str, Dataset]
+
+
+@dataclass(frozen=True)
+class World:
+    """What a node is given of the world outside.
+
+    Attributes:
+        network: its end of the network, open.
+        discoveries: where to look for peers.
+        compute: where compiled functions run.
+        publish: takes events.
+        directory: where its files are; None keeps nothing.
+    """
+
+    network: Network
+    discoveries: Sequence[Discovery]
+    compute: Compute
+    publish: Callable[[events.Event], None]
+    directory: DataDirectory | None = None
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """Which swarm to join: its id, and the manifest unless a member must be asked for it."""
+
+    swarm_id: str
+    manifest: Manifest | None = None
+
+
+class Node:
+    """A member of one swarm.
+
+    Args:
+        key: who it is.
+        incarnation: larger at every start with the same key.
+        invitation: which swarm.
+        rows: loads this node's data, once the manifest is known. Raises UserError.
+        config: its own choices.
+        world: what it is given.
+    """
+
+    def __init__(
+        self,
+        key: Key,
+        incarnation: int,
+        invitation: Invitation,
+        rows: Callable[[Manifest], Rows],
+        config: Config,
+        world: World,
+    ) -> None:
+        self._invitation = invitation
+        self._rows = rows
+        self._config = config
+        self._world = world
+        self._seed = int.from_bytes(hashlib.sha256(key.public).digest()[:4], "big")
+        self._saved = -config.saving.seconds
+        self._trainer: Trainer | None = None
+        self._settled = False
+        self._work = trio.CancelScope()
+        self.membership = Membership(
+            network=world.network,
+            key=key,
+            swarm=bytes.fromhex(invitation.swarm_id),
+            incarnation=incarnation,
+            view=View(FIRST_VIEW),
+            publish=world.publish,
+            random=Random(f"{self._seed} {incarnation}"),
+            timing=config.membership,
+            deadlines=config.deadlines,
+        )
+
+    async def run(self) -> None:
+        """Take part until the rounds are done and settled, or until `stop`.
+
+        Raises:
+            UserError: the data, the directory or the manifest does not fit, or another process with
+                this key started later. Raised from within nurseries, so possibly in a group.
+        """
+        membership = self.membership
+        async with trio.open_nursery() as nursery:
+            with self._work:
+                await nursery.start(membership.run)
+                for discovery in self._world.discoveries:
+                    nursery.start_soon(discovery.run, self._invitation.swarm_id, membership.found)
+                for address in self._config.peers:
+                    nursery.start_soon(self._knock, address)
+                await self._take_part()
+            with trio.move_on_after(self._config.deadlines.of(), shield=True):
+                await self._leave()
+            nursery.cancel_scope.cancel()
+        self._world.publish(events.Stopped("signal" if self._work.cancelled_caught else "finished"))
+
+    def stop(self) -> None:
+        """End in good order: finish or abort the exchange, save, say goodbye."""
+        self._work.cancel()
+
+    # --- the life of a node, in its order ---
+
+    async def _take_part(self) -> None:
+        manifest = self._invitation.manifest or await self._fetch_manifest()
+        trainer = await self._make_trainer(manifest)
+        if self._settled:
+            return
+        exchanger = self._serve(manifest, trainer)
+        self._world.publish(
+            events.NodeReady(
+                self._world.network.me, self._world.network.addresses, manifest.swarm_id, trainer.round
+            )
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.membership.greet_all)
+            nursery.start_soon(trainer.warm_up)
+            await self._wait_for_peers()
+        await self._catch_up(trainer, manifest)
+        exchanger.slot.closed = False
+        await self._rounds(manifest, trainer, exchanger).run()
+        await self._settle(trainer, exchanger)
+
+    async def _fetch_manifest(self) -> Manifest:
+        """Ask members until one sends bytes that have the swarm's id as their hash."""
+        membership, deadlines = self.membership, self._config.deadlines
+        while True:
+            changed = membership.changed
+            for member in membership.view.partners(trio.current_time()):
+                try:
+                    fetched = await fetch(
+                        self._world.network,
+                        member.peer,
+                        "manifest",
+                        deadlines,
+                        least=1,
+                        most=state.MAX_MANIFEST,
+                    )
+                    return parse_canonical(bytes(fetched.content), self._invitation.swarm_id)
+                except LinkError:
+                    membership.suspect(member.peer)
+                except PeerFault as error:
+                    membership.fault(member.peer, error)
+            with trio.move_on_after(self._config.membership.interval):
+                await changed.wait()
+
+    async def _make_trainer(self, manifest: Manifest) -> Trainer:
+        def build() -> Trainer:
+            learner, rows = registry.build(manifest), self._rows(manifest)
+            overlap = manifest.training.overlap
+            return Trainer(learner, rows.train, rows.probes, self._world.compute, self._seed, overlap)
+
+        trainer = await self._world.compute(build)
+        await self._restore(trainer, manifest)
+        self._trainer = trainer
+        membership = self.membership
+        membership.manifest = manifest
+        membership.view.limit = manifest.bounds.peers
+        membership.standing.layout = trainer.layout
+        membership.standing.round = trainer.round
+        membership.standing.stage = Stage.TRAINING
+        return trainer
+
+    def _serve(self, manifest: Manifest, trainer: Trainer) -> Exchanger:
+        membership, network = self.membership, self._world.network
+        exchanger = Exchanger(
+            network=network,
+            model=trainer,
+            incarnation=membership.incarnation,
+            member=membership.view.get,
+            publish=self._world.publish,
+            fault=membership.fault,
+            deadlines=self._config.deadlines,
+        )
+        exchanger.slot.closed = True  # until this node has a model worth averaging
+        donor = Donor(
+            manifest=manifest.canonical(),
+            model=trainer,
+            known=membership.view.__contains__,
+            fault=membership.fault,
+            deadlines=self._config.deadlines,
+        )
+        network.serve(exchange.PROTOCOL, exchanger.serve)
+        network.serve(state.PROTOCOL, donor.serve)
+        return exchanger
+
+    async def _wait_for_peers(self) -> None:
+        membership, start = self.membership, self._config.start
+        with trio.move_on_after(start.wait):
+            while len(membership.view) < start.peers:
+                await membership.changed.wait()
+
+    async def _catch_up(self, trainer: Trainer, manifest: Manifest) -> None:
+        membership = self.membership
+        donor = await catch_up(
+            self._world.network, membership.view, trainer, self._config.deadlines, membership.fault
+        )
+        trainer.round = min(trainer.round, manifest.training.rounds)
+        membership.standing.round = trainer.round
+        if donor is not None:
+            self._world.publish(events.CaughtUp(donor, trainer.round))
+
+    def _rounds(self, manifest: Manifest, trainer: Trainer, exchanger: Exchanger) -> Rounds:
+        async def finished(loss: float, seconds: float) -> None:
+            last = trainer.round == manifest.training.rounds
+            traffic = self._world.network.traffic
+            self._world.publish(
+                events.RoundFinished(
+                    round=trainer.round,
+                    rounds=manifest.training.rounds,
+                    steps=trainer.taken,
+                    loss=loss,
+                    metrics=await trainer.evaluate()
+                    if last or trainer.round % self._config.evaluate == 0
+                    else {},
+                    peers=len(self.membership.view),
+                    seconds=seconds,
+                    bytes_sent=traffic.sent,
+                    bytes_received=traffic.received,
+                )
+            )
+            if trio.current_time() - self._saved >= self._config.saving.seconds:
+                await self._save(trainer)
+
+        random = Random(f"partners {self._seed}")
+        me = self._world.network.me
+        return Rounds(me, trainer, exchanger, self.membership, manifest.training, random, finished)
+
+    async def _settle(self, trainer: Trainer, exchanger: Exchanger) -> None:
+        settling = Settling(
+            me=self._world.network.me,
+            model=trainer,
+            exchanger=exchanger,
+            membership=self.membership,
+            finish=self._config.finish,
+            deadlines=self._config.deadlines,
+        )
+        settlement = await settling.run()
+        self._settled = True
+        metrics = await trainer.evaluate()
+        self._world.publish(
+            events.Settled(settlement.members, settlement.counted, settlement.spread, metrics)
+        )
+
+    async def _leave(self) -> None:
+        if self._trainer is not None:
+            await self._save(self._trainer)
+        await self.membership.say_goodbye()
+
+    # --- what is kept on disk ---
+
+    async def _restore(self, trainer: Trainer, manifest: Manifest) -> None:
+        directory = self._world.directory
+        if directory is None:
+            return
+        checkpoint = await self._world.compute(directory.load_checkpoint)
+        if checkpoint is None:
+            return
+        if checkpoint.metadata.get("swarm") != manifest.swarm_id:
+            raise UserError(f"{directory.path} holds a model of another swarm: choose another --data-dir")
+        self._settled = checkpoint.metadata.get("settled") == "yes"
+        if self._settled:
+            await trainer.settle()
+        try:
+            await trainer.restore(checkpoint.arrays)
+        except ValueError as error:
+            raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
+        self._world.publish(events.Restored(trainer.round, str(checkpoint.path)))
+
+    async def _save(self, trainer: Trainer) -> None:
+        directory = self._world.directory
+        if directory is None:
+            return
+        self._saved = trio.current_time()
+        arrays = await trainer.save()
+        metadata = {"swarm": self._invitation.swarm_id, "settled": "yes" if self._settled else "no"}
+        peers = [PeerAddress(member.peer, member.addresses) for member in self.membership.view.all()]
+
+        def write() -> str:
+            path = directory.save_checkpoint(trainer.round, arrays, metadata)
+            directory.save_peers(peers)
+            return str(path)
+
+        try:
+            path = await self._world.compute(write)
+        except StorageError as error:
+            self._world.publish(events.NotSaved(str(error)))
+        else:
+            self._world.publish(events.Checkpointed(trainer.round, path))
+
+    async def _knock(self, address: str) -> None:
+        """Try an address that a person gave until somebody answers there."""
+        pause = 0.5
+        while True:
+            try:
+                peer: PeerId = await self._world.network.connect(address)
+            except LinkError:
+                await trio.sleep(pause * self.membership.random.uniform(0.5, 1.5))
+                pause = min(2 * pause, 60.0)
+            else:
+                self.membership.found(PeerAddress(peer, (address.rpartition("/p2p/")[0] or address,)))
+                return

@@ -1,0 +1,213 @@
+"""The interfaces between the floors.
+
+A conversation with a peer needs only a byte stream, a way to open one, and a place to compute.
+These Protocols say what that means, so that the same conversation runs over libp2p, over the
+in-memory network, and under a virtual clock. The idea is httpcore's: a small stream interface with
+an in-memory twin as a first-class backend.
+
+Time needs no port of its own: everything waits with trio, whose run clock a test replaces by
+`trio.testing.MockClock`. Wall-clock time appears only as a `WallClock` argument.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+PeerId = NewType("PeerId", str)
+"""A peer's name: the base58btc text of its libp2p peer id, derived from its Ed25519 public key."""
+
+WallClock = Callable[[], float]
+"""Seconds since the Unix epoch. Only for stamps that people or files see, never for deadlines."""
+
+Bytes = bytes | bytearray | memoryview
+"""What can be sent: anything contiguous, read but never changed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """Where a peer may be reached: hints, never proof that it is there.
+
+    Attributes:
+        peer: whose addresses these are.
+        addresses: multiaddrs without the `/p2p/...` part, best first.
+    """
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that crossed this node's sockets since it started, encryption and framing included."""
+
+    sent: int
+    received: int
+
+
+class Stream(Protocol):
+    """One conversation with one authenticated peer: bytes in order, both ways.
+
+    Every method raises `errors.Disconnected` when the stream or its connection is gone. Sending and
+    receiving may run at the same time, each from one task. Cancelling a `send` half-way makes the
+    stream, and with some transports the whole connection, unusable; the transport sees to it that
+    nobody then reads half a message.
+    """
+
+    @property
+    def peer(self) -> PeerId:
+        """Who is at the other end, proven by the connection's handshake."""
+        ...
+
+    async def send(self, data: Bytes) -> None:
+        """Send all of `data`; returns when the transport has taken it, not when it arrived."""
+        ...
+
+    async def receive_into(self, view: memoryview) -> None:
+        """Fill the whole of `view` (a writable view of bytes), waiting as long as it takes."""
+        ...
+
+    async def close(self) -> None:
+        """Say that nothing more will be sent. The other side may still send. Never raises."""
+        ...
+
+    async def reset(self) -> None:
+        """Drop the conversation in both directions at once. Never raises."""
+        ...
+
+
+Handler = Callable[[Stream], Awaitable[None]]
+"""Serves one incoming stream. The network closes the stream when the handler returns."""
+
+
+class Network(Protocol):
+    """This node's end of the network."""
+
+    @property
+    def me(self) -> PeerId: ...
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs that others may dial, without the `/p2p/...` part."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """Answer incoming streams of `protocol`. An exception leaving `handler` is our own bug."""
+        ...
+
+    def learn(self, peer: PeerAddress) -> None:
+        """Remember where `peer` may be dialled."""
+        ...
+
+    async def connect(self, address: str) -> PeerId:
+        """Dial a full multiaddr. With `/p2p/<id>` at its end, whoever answers must prove that id.
+
+        Raises:
+            Unreachable: nobody answers there, or somebody else does.
+        """
+        ...
+
+    async def open(self, peer: PeerId, protocol: str) -> Stream:
+        """Open a stream to `peer`, dialling the addresses known for it when not connected.
+
+        Raises:
+            Unreachable: no address answers, or the peer does not speak `protocol`.
+        """
+        ...
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close every connection with `peer`. Never raises."""
+        ...
+
+
+class Discovery(Protocol):
+    """One source of peers of a swarm: a DHT, the local network, a file."""
+
+    async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
+        """Announce this node under `swarm` and report who else is there, until cancelled.
+
+        Never raises for what the network does: an unreachable source is tried again with back-off.
+        """
+        ...
+
+
+class Compute(Protocol):
+    """Where compiled functions run: a worker thread in a node, inline under a virtual clock."""
+
+    async def __call__(self, function: Callable[[], T], /) -> T: ...
+
+
+class Model(Protocol):
+    """The parameters as the conversations see them: the trainer, to everybody but its owner.
+
+    One exchange at a time: `snapshot`, then `apply` or `drop`, before the next `snapshot`.
+    """
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        ...
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of an encoded snapshot, the same on every node with the same layout."""
+        ...
+
+    @property
+    def layout(self) -> bytes:
+        """SHA-256 digest of what is shared: names, shapes and dtypes, rule and codec."""
+        ...
+
+    async def steps(self, count: int) -> float:
+        """Take `count` local steps; their mean loss, nan for none.
+
+        Waits first while an exchange is open and training has run ahead of it as far as it may.
+        """
+        ...
+
+    async def end_round(self) -> None:
+        """Let the rule turn the round's result into the next parameters, and count the round."""
+        ...
+
+    async def snapshot(self) -> Sequence[memoryview]:
+        """Encode what this node shares now, and keep it aside until `apply` or `drop`."""
+        ...
+
+    async def decode(self, payload: memoryview) -> object:
+        """Decode a partner's encoded snapshot of `payload_bytes` bytes.
+
+        Raises:
+            PeerFault: it holds NaN or infinity.
+        """
+        ...
+
+    async def apply(self, decoded: object, weight: float) -> None:
+        """Merge a decoded partner with the snapshot kept aside, at the next chunk boundary."""
+        ...
+
+    def drop(self) -> None:
+        """Forget the snapshot kept aside, if there is one: its exchange has ended."""
+        ...
+
+    async def settle(self) -> None:
+        """Go over to exact, uncompressed averaging of what the rule shows as its model, for good."""
+        ...
+
+    async def vector(self) -> npt.NDArray[np.float32]:
+        """A copy of the shared parameters, f32[n]."""
+        ...
+
+    async def jump(self, round: int, vector: npt.NDArray[np.float32] | None) -> None:
+        """Go on from a donor's round, and from its parameters, f32[n], where given."""
+        ...
+
+    async def loss(self, vector: npt.NDArray[np.float32] | None = None) -> float:
+        """Loss on this node's training rows with parameters `vector`, or with its own."""
+        ...

@@ -1,0 +1,156 @@
+"""Checkpoints: files that prove themselves.
+
+A checkpoint is a safetensors file (https://github.com/huggingface/safetensors): a JSON header, then
+the arrays as raw bytes, so that reading one never runs code. Its name carries its round and the
+first 64 bits of the SHA-256 of its content, `round-00000012-<16 hex digits>.safetensors`. A file
+whose content does not have the digest in its name is damaged, and is passed over and reported,
+never deleted: it may be all that somebody has.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  teaches numpy bfloat16, which an optimizer's state may hold
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from p2pnode.errors import UserError
+from p2pnode.storage.atomic import StorageError, write_atomic
+
+SCHEMA = "1"
+KEPT = 3
+"""How many whole checkpoints stay: the newest may be damaged by the disk, and so may the next."""
+
+_NAME = re.compile(r"round-(\d{8,19})-([0-9a-f]{16})\.safetensors", re.ASCII)
+_SCHEMA_KEY, _ROUND_KEY = "p2pnode.checkpoint", "p2pnode.round"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a node after a round.
+
+    Attributes:
+        round: the round it was taken after.
+        arrays: by name, with the shapes and dtypes they were saved with.
+        metadata: text that was saved with them.
+        path: the file.
+        skipped: one line for each newer file that is damaged or of another version.
+    """
+
+    round: int
+    arrays: dict[str, NDArray[Any]]
+    metadata: dict[str, str]
+    path: Path
+    skipped: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    folder: Path, round: int, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> Path:
+    """Write a checkpoint, and say where. The caller prunes.
+
+    Args:
+        folder: of the checkpoints; it must exist.
+        round: counted from 0; it never goes back within one folder.
+        arrays: by name; bool, integers, floats up to 64 bits, bfloat16 and complex64, of any shape.
+        metadata: text to keep with them; keys beginning with `p2pnode.` are ours.
+
+    Raises:
+        StorageError: the disk would not take it; the checkpoints before it are as they were.
+    """
+    # safetensors writes the memory behind an array as it lies: a transposed view would come back
+    # scrambled. (np.ascontiguousarray would turn 0-d arrays into 1-d ones.)
+    dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save(dense, {**metadata, _SCHEMA_KEY: SCHEMA, _ROUND_KEY: str(round)})
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    path = folder / f"round-{round:08d}-{digest}.safetensors"
+    write_atomic(path, content)
+    return path
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest whole checkpoint; None when there never was one.
+
+    Files are only ever replaced whole, so anybody may call this while the owner runs.
+
+    Raises:
+        UserError: there are checkpoints, and not one of them is whole. Starting over is a person's
+            decision.
+        StorageError: the folder cannot be listed.
+    """
+    skipped: list[str] = []
+    for path in checkpoints(folder):
+        try:
+            return _read(path, tuple(skipped))
+        except StorageError as error:
+            skipped.append(str(error))
+    if not skipped:
+        return None
+    raise UserError(
+        f"no checkpoint in {folder} can be used ({'; '.join(skipped)}): "
+        "restore one from a backup, or move the folder away to start from scratch"
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, whole or not, newest first.
+
+    Newer is a later round; for one round, the later file.
+    """
+    try:
+        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: (_named(path)[0], path.stat().st_mtime_ns), reverse=True)
+    except OSError as error:
+        raise StorageError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def prune(folder: Path, spare: Set[Path]) -> None:
+    """Delete all but the newest checkpoints. Those to `spare` stay, and are not counted.
+
+    Raises:
+        StorageError: the disk would not let go of them.
+    """
+    counted = [path for path in checkpoints(folder) if path not in spare]
+    try:
+        for path in counted[KEPT:]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot delete old checkpoints in {folder}: {error.strerror}") from error
+
+
+def _named(path: Path) -> tuple[int, str]:
+    """Round and digest in a checkpoint's file name."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), match[2]
+
+
+def _read(path: Path, skipped: tuple[str, ...]) -> Checkpoint:
+    """Read one file. The digest comes first, in small pieces: only a whole file takes memory.
+
+    Raises:
+        StorageError: in one line, why this file cannot be used.
+    """
+    round, digest = _named(path)
+    try:
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(digest)
+        if not whole:
+            raise StorageError(f"{path.name} is damaged")
+        with safe_open(path, framework="np") as content:
+            metadata = content.metadata() or {}
+            if metadata.pop(_SCHEMA_KEY, None) != SCHEMA or metadata.pop(_ROUND_KEY, None) != str(round):
+                raise StorageError(f"{path.name} was written by another version of p2pnode")
+            names = content.keys()
+            arrays = {name: content.get_tensor(name) for name in names}
+    except OSError as error:
+        raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
+        raise StorageError(f"{path.name} is not a safetensors file") from error
+    return Checkpoint(round, arrays, metadata, path, skipped)
