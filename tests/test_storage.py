@@ -95,7 +95,7 @@ def test_a_file_in_place_of_the_directory_is_refused_in_one_line(tmp_path: Path)
 
 def test_a_directory_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="choose a directory that can be written"):
+    with pytest.raises(UserError, match="choose another --data-dir"):
         DataDirectory.open(tmp_path / "file" / "node")
 
 
@@ -180,7 +180,7 @@ def test_round_metadata_and_path_come_back(data: DataDirectory) -> None:
     path = data.save_checkpoint(12, ARRAYS, {"swarm": "ab", "ünï": "日"})
     loaded = data.load_checkpoint()
     assert loaded is not None
-    assert (loaded.round, loaded.path, loaded.skipped) == (12, path, ())
+    assert (loaded.round, loaded.path, loaded.skipped) == (12, path, {})
     assert loaded.metadata == {"swarm": "ab", "ünï": "日"}
     assert path.name.startswith("round-00000012-")
 
@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_passed_over_reported_and_kept(
         loaded = data.load_checkpoint()
         assert loaded is not None
         assert loaded.round == 1
-        assert loaded.skipped == (f"{newest.name} is damaged",)
+        assert loaded.skipped == {newest: f"{newest.name} is damaged"}
         assert newest.exists()
 
 
@@ -292,7 +292,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(data: Da
     loaded = data.load_checkpoint()
     assert loaded is not None
     assert loaded.round == 1
-    assert loaded.skipped == ()
+    assert loaded.skipped == {}
     assert len(names(data.checkpoints)) == 1
 
 
@@ -301,8 +301,15 @@ def test_checkpoints_whose_folder_is_gone_are_a_storage_error(data: DataDirector
     data.checkpoints.touch()
     with pytest.raises(StorageError):
         data.save_checkpoint(1, ARRAYS, {})
-    with pytest.raises(StorageError):
+    with pytest.raises(UserError, match="cannot look for checkpoints"):
         data.load_checkpoint()
+
+
+def test_a_checkpoint_just_saved_stays_even_when_the_round_went_back(data: DataDirectory) -> None:
+    for round in (50, 51, 52, 40, 41):
+        path = data.save_checkpoint(round, ARRAYS, {})
+        assert path.exists()
+    assert [int(name[6:14]) for name in names(data.checkpoints)] == [41, 51, 52]
 
 
 SAVE_FOR_EVER = """
@@ -329,7 +336,7 @@ def test_a_kill_at_any_instant_leaves_every_finished_checkpoint_whole(tmp_path: 
         loaded = data.load_checkpoint()
         assert loaded is not None
         assert loaded.round >= finished[-1]
-        assert loaded.skipped == ()
+        assert loaded.skipped == {}
         assert np.all(loaded.arrays["w"] == loaded.round)
         assert all(name.startswith("round-") for name in names(data.checkpoints))
 
@@ -392,12 +399,14 @@ def test_the_incarnation_is_the_time_in_milliseconds(data: DataDirectory) -> Non
 def test_a_later_start_has_the_larger_incarnation_whatever_the_clock_does(
     tmp_path_factory: pytest.TempPathFactory, clock: list[float]
 ) -> None:
-    path = tmp_path_factory.mktemp("node")
-    numbers = []
-    for wall in clock:
-        with DataDirectory.open(path) as data:
-            numbers.append(data.next_incarnation(wall))
+    with DataDirectory.open(tmp_path_factory.mktemp("node")) as data:
+        numbers = [data.next_incarnation(wall) for wall in clock]
     assert numbers == sorted(set(numbers))
+
+
+def test_an_incarnation_that_cannot_be_kept_is_said_at_the_start(data: DataDirectory) -> None:
+    with full_disk(room=0), pytest.raises(UserError, match="make room"):
+        data.next_incarnation(1.0)
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"-5", b"9" * 31])

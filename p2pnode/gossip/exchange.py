@@ -245,14 +245,15 @@ class Exchanger:
 
     async def _ask(self, stream: Stream, offer: Offer) -> Accept | Decline | None:
         """The answer to our offer; None when we accepted somebody else's while we waited."""
-        await send(stream, offer)
-        with trio.CancelScope() as waiting:
-            self.slot.waiting = waiting
-            try:
+        reply: Accept | Decline | None = None
+        waiting = self.slot.waiting = trio.CancelScope()
+        try:
+            await send(stream, offer)  # outside of the scope: a write must not be cut in half
+            with waiting:
                 async with _timed(self._deadlines.of(), "no answer to an offer"):
                     reply = await receive(stream, Accept, Decline)
-            finally:
-                self.slot.waiting = None
+        finally:
+            self.slot.waiting = None
         if waiting.cancel_called:
             await send(stream, Withdraw())
             return None

@@ -84,10 +84,12 @@ def reachable(host: str, port: int) -> list[str]:
     """Multiaddrs under which a socket bound to `host` is reached, loopback last."""
     if not ipaddress.ip_address(host).is_unspecified:
         return [format_address(host, port)]
-    ips = [ip.ip if ip.is_IPv4 else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips]
     version = ipaddress.ip_address(host).version
-    mine = [ip for ip in map(ipaddress.ip_address, ips) if ip.version == version and not ip.is_link_local]
-    return [format_address(str(ip), port) for ip in sorted(mine, key=lambda ip: ip.is_loopback)]
+    texts = [
+        str(ip.ip if ip.is_IPv4 else ip.ip[0]) for adapter in ifaddr.get_adapters() for ip in adapter.ips
+    ]
+    ips = [ip for ip in map(ipaddress.ip_address, texts) if ip.version == version and not ip.is_link_local]
+    return [format_address(str(ip), port) for ip in sorted(ips, key=lambda ip: ip.is_loopback)]
 
 
 class AddressBook:

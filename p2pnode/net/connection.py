@@ -8,6 +8,7 @@ side signs its session key with the key that its peer id contains
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import trio
 from libp2p.abc import ISecureConn
@@ -19,6 +20,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2pnode.errors import Disconnected, LinkError, Unreachable
 from p2pnode.net.multistream import Read, Write, agree, propose
@@ -57,9 +59,9 @@ async def secure(wire: Wire, noise: Noise, expected: PeerId | None = None) -> "C
     except LinkError:
         wire.abort()
         raise
-    except Exception as error:  # noqa: BLE001  # whatever a stranger's bytes make the library raise
+    except Exception as error:  # whatever a stranger's bytes make the library raise
         wire.abort()
-        raise Unreachable(f"no Noise handshake there: {error or type(error).__name__}") from error
+        raise Unreachable(f"no Noise handshake there: {error!r}") from error
     except BaseException:
         wire.abort()
         raise
@@ -116,7 +118,7 @@ class Connection:
     async def _read_frames(self) -> None:
         try:
             await self._muxer.start()
-        except Exception:  # noqa: BLE001  # the library's loop read a stranger's bytes: not our bug
+        except Exception:  # the library's loop read a stranger's bytes: not our bug
             logger.warning("the connection with %s failed", self.peer, exc_info=True)
         finally:
             self._wire.abort()
@@ -130,7 +132,9 @@ class Connection:
                 return
             if self._inbound < MOST_INBOUND_STREAMS:
                 self._inbound += 1
-                nursery.start_soon(self._serve, serve, Libp2pStream(self.peer, self._muxer, stream))
+                nursery.start_soon(
+                    self._serve, serve, Libp2pStream(self.peer, self._muxer, cast(YamuxStream, stream))
+                )
             else:
                 await stream.reset()
 

@@ -18,7 +18,7 @@ from libp2p.peer.peerstore import create_signed_peer_record
 from multiaddr import Multiaddr
 
 from p2pnode.errors import Disconnected, Unreachable
-from p2pnode.identity.keys import peer_of, public_of
+from p2pnode.identity.keys import peer_of
 from p2pnode.net.addresses import ADDRESSES_PER_PEER, is_dialable
 from p2pnode.net.host import Libp2pNetwork
 from p2pnode.ports import PeerAddress, PeerId, Stream
@@ -129,9 +129,7 @@ def id_of(peer: PeerId) -> ID:
 def peer_named(raw: bytes) -> PeerId | None:
     """Turn the binary form of a peer id into our name for it; None for other kinds of key."""
     public = raw[_PEER_PREFIX_BYTES:]
-    if len(public) != 32 or public_of(peer := peer_of(public)) and id_of(peer).to_bytes() != raw:
-        return None
-    return peer
+    return peer if len(public) == 32 and id_of(peer := peer_of(public)).to_bytes() == raw else None
 
 
 def peer_address(raw: bytes, addresses: Iterable[bytes]) -> PeerAddress | None:

@@ -30,6 +30,8 @@ from p2pnode.net.stream import Libp2pStream, receive
 from p2pnode.net.wire import Meter, Wire
 from p2pnode.ports import Handler, PeerAddress, PeerId, Traffic
 
+logger = logging.getLogger(__name__)
+
 OPEN_SECONDS = 10.0
 """For dialling and agreeing on a protocol. The longest way through a relay takes about two."""
 
@@ -68,7 +70,7 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
 async def _bind(address: str) -> list[trio.SocketListener]:
     try:
         place = parse_address(address)
-        return await trio.open_tcp_listeners(place.port, host=place.host)
+        return list(await trio.open_tcp_listeners(place.port, host=place.host))
     except ValueError as error:
         raise UserError(f"cannot listen on {address}: {error}") from error
     except OSError as error:
@@ -141,21 +143,23 @@ class Libp2pNetwork:
         raise Unreachable(f"{address}: no answer in {OPEN_SECONDS:.0f} s")
 
     async def open(self, peer: PeerId, protocol: str) -> Libp2pStream:
-        used: Connection | None = None
-        received = 0
-        with trio.move_on_after(OPEN_SECONDS):
-            for _ in range(2):  # a connection may turn out to be gone, and is dialled anew
-                used = await self._connection(peer, self._book.of(peer))
-                received = used.received
-                try:
-                    return await used.open_stream(protocol)
-                except Disconnected:
-                    if used.alive:
-                        break
-            raise Unreachable(f"{peer} hangs up instead of speaking {protocol}")
-        if used is not None and used.received == received:
-            await used.close()  # no sign of life all the while: the next `open` shall dial anew
-        raise Unreachable(f"{peer} did not answer in {OPEN_SECONDS:.0f} s")
+        heard = [(one, one.received) for one in self._connections.get(peer, ())]
+        try:
+            with trio.fail_after(OPEN_SECONDS):
+                return await self._open(peer, protocol)
+        except trio.TooSlowError as error:
+            # Without a sign of life all the while they are dead: the next `open` shall dial anew.
+            await _close_all([one for one, received in heard if one.received == received])
+            raise Unreachable(f"{peer} did not answer in {OPEN_SECONDS:.0f} s") from error
+
+    async def _open(self, peer: PeerId, protocol: str) -> Libp2pStream:
+        for _ in range(2):  # a connection may turn out to be gone, and is dialled anew
+            connection = await self._connection(peer, self._book.of(peer))
+            try:
+                return await connection.open_stream(protocol)
+            except Disconnected as error:
+                logger.debug("%s", error)
+        raise Unreachable(f"{peer} hangs up instead of speaking {protocol}")
 
     async def disconnect(self, peer: PeerId) -> None:
         await _close_all(self._connections.get(peer, ()))
@@ -178,6 +182,7 @@ class Libp2pNetwork:
             return
         finally:
             self._strangers -= 1
+        self._register(connection)
         await self._run(connection)
 
     async def _connection(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
@@ -231,20 +236,21 @@ class Libp2pNetwork:
             await connection.close()
             raise Unreachable(f"{address} is this node itself")
         self._book.learn(connection.peer, [address.partition("/p2p/")[0]])
-        await self._nursery.start(self._run, connection)
+        self._register(connection)
+        self._nursery.start_soon(self._run, connection)
         return connection
 
-    async def _run(
-        self, connection: Connection, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    def _register(self, connection: Connection) -> None:
         mine = self._connections.setdefault(connection.peer, [])
         mine.append(connection)
         if len(mine) > MOST_CONNECTIONS_PER_PEER:
             self._nursery.start_soon(mine[0].close)
-        task_status.started()
+
+    async def _run(self, connection: Connection) -> None:
         try:
             await connection.run(self._serve, self._nursery)
         finally:
+            mine = self._connections[connection.peer]
             mine.remove(connection)
             if not mine:
                 del self._connections[connection.peer]

@@ -101,15 +101,11 @@ class MemoryFabric:
         self.heal()
         side = {peer: number for number, group in enumerate(groups) for peer in group}
         self._outages.append(Outage(side, start=trio.current_time()))
-        self._tell_all_lines()
 
     def heal(self) -> None:
         """Join everybody again."""
         if self._outages:
             self._outages[-1].end = min(self._outages[-1].end, trio.current_time())
-            self._tell_all_lines()
-
-    def _tell_all_lines(self) -> None:
         for line in self._lines.values():
             line.changed()
 

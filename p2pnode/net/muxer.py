@@ -124,5 +124,5 @@ class Muxer(Yamux):
     async def _last_reads(self) -> None:
         self._room.unpark_all()
         with trio.move_on_after(LAST_READS_SECONDS):
-            while self._unread_bytes():
+            while self._unread_bytes():  # noqa: ASYNC110  # the library has no event for it
                 await trio.sleep(0.01)

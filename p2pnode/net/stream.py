@@ -1,7 +1,7 @@
 """One stream between two peers: `ports.Stream` over yamux."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 from libp2p.io.exceptions import IOException
@@ -14,6 +14,9 @@ from p2pnode.ports import Bytes, PeerId
 
 LINGER_SECONDS = 10.0
 """How long a peer may go on after its handler is done, before the stream is dropped."""
+
+_ENDED = (IOException, MuxedConnError, MuxedStreamError)
+"""What the library raises when a stream or its connection is over."""
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.0002, 0.01  # seconds between looks at a full window
 
@@ -64,11 +67,11 @@ class Libp2pStream:
                 rest = rest[len(data) :]
 
     async def close(self) -> None:
-        with trio.CancelScope(shield=True), _swallows():
+        with trio.CancelScope(shield=True), suppress(*_ENDED):
             await self._stream.close()
 
     async def reset(self) -> None:
-        with trio.CancelScope(shield=True), _swallows():
+        with trio.CancelScope(shield=True), suppress(*_ENDED):
             await self._muxer.reset_stream(self._stream)
 
     async def finish(self) -> None:
@@ -77,7 +80,7 @@ class Libp2pStream:
         Dropping it at once would discard what we sent last, should the peer not have read it yet.
         """
         await self.close()
-        with trio.move_on_after(LINGER_SECONDS), _swallows():
+        with trio.move_on_after(LINGER_SECONDS), suppress(*_ENDED):
             while True:
                 await self._muxer.read_some(self._stream, SLICE_BYTES)
         await self.reset()
@@ -99,14 +102,5 @@ def _as_bytes(data: Bytes) -> memoryview:
 def _disconnects(peer: PeerId) -> Iterator[None]:
     try:
         yield
-    except (IOException, MuxedConnError, MuxedStreamError) as error:
+    except _ENDED as error:
         raise Disconnected(f"the stream with {peer} has ended: {error}") from error
-
-
-@contextmanager
-def _swallows() -> Iterator[None]:
-    """The stream is over, which is what the caller wants."""
-    try:
-        yield
-    except (IOException, MuxedConnError, MuxedStreamError):
-        return

@@ -31,6 +31,7 @@ _LEVELS: dict[type[events.Event], int] = {
     events.ExchangeDeclined: logging.DEBUG,
     events.ExchangeAborted: logging.DEBUG,
     events.Checkpointed: logging.DEBUG,
+    events.NotSaved: logging.WARNING,
     events.PeerFaulted: logging.WARNING,
     events.ExchangeUnsettled: logging.WARNING,
 }
@@ -97,6 +98,8 @@ def describe(event: events.Event) -> str:
             return f"took the model of round {event.round} from peer {short(event.peer)}"
         case events.Checkpointed():
             return f"saved round {event.round} to {event.path}"
+        case events.NotSaved():
+            return f"not saved, will try again: {event.reason}"
         case events.Restored():
             return f"going on from round {event.round} in {event.path}"
         case events.Settled():

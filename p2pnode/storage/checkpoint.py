@@ -10,7 +10,7 @@ never deleted: it may be all that somebody has.
 import hashlib
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,24 @@ class Checkpoint:
         arrays: by name, with the shapes and dtypes they were saved with.
         metadata: text that was saved with them.
         path: the file.
-        skipped: one line for each newer file that is damaged or of another version.
+        skipped: the newer files that cannot be used, with a line on each that says why.
     """
 
     round: int
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, str]
     path: Path
-    skipped: tuple[str, ...] = ()
+    skipped: dict[Path, str] = field(default_factory=dict)
 
 
 def save_checkpoint(
     folder: Path, round: int, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> Path:
-    """Write a checkpoint, and say where. The caller prunes.
+    """Write a checkpoint, and say where it is. The caller prunes.
 
     Args:
         folder: of the checkpoints; it must exist.
-        round: counted from 0; it never goes back within one folder.
+        round: counted from 0.
         arrays: by name; bool, integers, floats up to 64 bits, bfloat16 and complex64, of any shape.
         metadata: text to keep with them; keys beginning with `p2pnode.` are ours.
 
@@ -80,20 +80,23 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     Files are only ever replaced whole, so anybody may call this while the owner runs.
 
     Raises:
-        UserError: there are checkpoints, and not one of them is whole. Starting over is a person's
-            decision.
-        StorageError: the folder cannot be listed.
+        UserError: there are checkpoints, and not one of them is whole, or the folder cannot be read.
+            Starting over is a person's decision.
     """
-    skipped: list[str] = []
-    for path in checkpoints(folder):
+    skipped: dict[Path, str] = {}
+    try:
+        paths = checkpoints(folder)
+    except OSError as error:
+        raise UserError(f"cannot look for checkpoints in {folder}: {error.strerror}") from error
+    for path in paths:
         try:
-            return _read(path, tuple(skipped))
+            return replace(_read(path), skipped=skipped)
         except StorageError as error:
-            skipped.append(str(error))
+            skipped[path] = str(error)
     if not skipped:
         return None
     raise UserError(
-        f"no checkpoint in {folder} can be used ({'; '.join(skipped)}): "
+        f"no checkpoint in {folder} can be used ({'; '.join(skipped.values())}): "
         "restore one from a backup, or move the folder away to start from scratch"
     )
 
@@ -101,24 +104,23 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, whole or not, newest first.
 
-    Newer is a later round; for one round, the later file.
+    Newer is a later round; for one round, the later file. The rounds of a folder's owner do not go
+    back, and its clock may. Raises OSError when the folder cannot be read.
     """
-    try:
-        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: (_named(path)[0], path.stat().st_mtime_ns), reverse=True)
-    except OSError as error:
-        raise StorageError(f"cannot list {folder}: {error.strerror}") from error
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_named(path)[0], path.stat().st_mtime_ns), reverse=True)
 
 
-def prune(folder: Path, spare: Set[Path]) -> None:
-    """Delete all but the newest checkpoints. Those to `spare` stay, and are not counted.
+def prune(saved: Path, damaged: Set[Path]) -> None:
+    """Delete the checkpoints next to `saved` but for it, the newest others, and those `damaged`.
 
     Raises:
         StorageError: the disk would not let go of them.
     """
-    counted = [path for path in checkpoints(folder) if path not in spare]
+    folder = saved.parent
     try:
-        for path in counted[KEPT:]:
+        others = [path for path in checkpoints(folder) if path not in damaged and path != saved]
+        for path in others[KEPT - 1 :]:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot delete old checkpoints in {folder}: {error.strerror}") from error
@@ -131,7 +133,7 @@ def _named(path: Path) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
-def _read(path: Path, skipped: tuple[str, ...]) -> Checkpoint:
+def _read(path: Path) -> Checkpoint:
     """Read one file. The digest comes first, in small pieces: only a whole file takes memory.
 
     Raises:
@@ -153,4 +155,4 @@ def _read(path: Path, skipped: tuple[str, ...]) -> Checkpoint:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
     except SafetensorError as error:
         raise StorageError(f"{path.name} is not a safetensors file") from error
-    return Checkpoint(round, arrays, metadata, path, skipped)
+    return Checkpoint(round, arrays, metadata, path)

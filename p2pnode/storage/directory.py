@@ -85,13 +85,13 @@ class DataDirectory:
             remove_leftovers(directory.checkpoints)
         except BlockingIOError as error:
             raise UserError(
-                f"another process uses {path}: stop it, or give this node a data directory of its own"
+                f"another process uses {path}: stop it, or give this node a --data-dir of its own"
             ) from error
         except FileExistsError as error:
-            raise UserError(f"{path} is not a directory: choose one for the node's data") from error
+            raise UserError(f"{path} is not a directory: choose another --data-dir") from error
         except OSError as error:
             raise UserError(
-                f"cannot keep data in {path} ({error.strerror}): choose a directory that can be written"
+                f"cannot keep data in {path} ({error.strerror}): choose another --data-dir"
             ) from error
         return directory
 
@@ -118,20 +118,20 @@ class DataDirectory:
             StorageError: the disk would not take it, or not let go of an older one.
         """
         path = checkpoint.save_checkpoint(self.checkpoints, round, arrays, metadata)
-        checkpoint.prune(self.checkpoints, spare=self._damaged - {path})
+        self._damaged.discard(path)  # written anew, it is whole
+        checkpoint.prune(path, self._damaged)
         return path
 
     def load_checkpoint(self) -> checkpoint.Checkpoint | None:
         """Read the newest whole checkpoint; None when there never was one.
 
         Raises:
-            UserError: there are checkpoints, and not one of them is whole.
-            StorageError: the folder cannot be listed.
+            UserError: there are checkpoints, and not one of them is whole, or the folder cannot be
+                read.
         """
         newest = checkpoint.load_checkpoint(self.checkpoints)
         if newest is not None:
-            files = checkpoint.checkpoints(self.checkpoints)
-            self._damaged = set(files[: files.index(newest.path)])
+            self._damaged = set(newest.skipped)
         return newest
 
     def save_peers(self, peers: Sequence[PeerAddress]) -> None:
@@ -172,10 +172,13 @@ class DataDirectory:
             wall: seconds since the Unix epoch.
 
         Raises:
-            StorageError: the disk would not take it.
+            UserError: it cannot be kept.
         """
         number = max(self._last_incarnation() + 1, int(wall * 1000))
-        write_atomic(self._incarnation, str(number).encode())
+        try:
+            write_atomic(self._incarnation, str(number).encode())
+        except StorageError as error:
+            raise UserError(f"{error}: make room, or choose another --data-dir") from error
         return number
 
     def _last_incarnation(self) -> int:
@@ -185,7 +188,7 @@ class DataDirectory:
         except (FileNotFoundError, ValueError):
             return 0  # no number, or not one of ours: then the clock alone decides
         except OSError as error:
-            raise StorageError(f"cannot read {self._incarnation}: {error.strerror}") from error
+            raise UserError(f"cannot read {self._incarnation}: {error.strerror}") from error
         return number if 0 < number < MAX_INCARNATION else 0
 
 

@@ -1,30 +1,36 @@
 """Real parts for the conversations' tests: learners, keys, and nodes' ends on a memory network."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from random import Random
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import trio
 
-from p2pnode.config import Config, Deadlines
+from p2pnode.config import Deadlines
+from p2pnode.config import Membership as Timing
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event
 from p2pnode.gossip import exchange
 from p2pnode.gossip.exchange import Exchanger
-from p2pnode.gossip.view import Member, Stage
+from p2pnode.gossip.membership import Membership, Standing
+from p2pnode.gossip.view import Member, Stage, View
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Admission, Bounds, Manifest, RuleSpec, TaskSpec, Training
 from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset, take
 from p2pnode.learning.learner import Learner
-from p2pnode.net.memory import MemoryFabric, memory_address
-from p2pnode.ports import Network, PeerAddress, PeerId
+from p2pnode.net.memory import MemoryFabric
+from p2pnode.ports import Compute, Network, PeerAddress, PeerId
 from p2pnode.trainer import Trainer, inline
 
 CODECS = ("float32", "bfloat16", "int8")
 DEADLINES = Deadlines(patience=10.0)
+T = TypeVar("T")
 
 
 def key(index: int) -> Key:
@@ -32,9 +38,13 @@ def key(index: int) -> Key:
     return Key(bytes([index % 256, index // 256]) * 16)
 
 
+def key_of(peer: PeerId) -> Key:
+    return next(key(index) for index in range(300) if key(index).peer == peer)
+
+
 def manifest(codec: str = "float32", rule: str = "average", **training: int) -> Manifest:
     """A small swarm that does not train unless told to."""
-    chosen = Training(seed=0, optimizer="sgd", learning_rate=0.1, batch_size=8, steps=0, rounds=20, overlap=0)
+    chosen = Training(seed=0, optimizer="sgd", learning_rate=0.0, batch_size=8, steps=0, rounds=20, overlap=0)
     return Manifest(
         version=1,
         name="test",
@@ -67,51 +77,102 @@ def vector(index: int) -> npt.NDArray[np.float32]:
 
 @dataclass
 class End:
-    """One node's end of its exchanges, with everything it says."""
+    """One node's parts, wired as `node.py` wires them, with everything it says."""
 
     network: Network
     trainer: Trainer
+    membership: Membership
     exchanger: Exchanger
     events: list[Event]
-    faults: list[tuple[PeerId, PeerFault]]
+    faults: list[PeerFault]
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
 
+    def member(self) -> Member:
+        """This node as the others see it."""
+        return Member(
+            peer=self.network.me,
+            incarnation=self.membership.incarnation,
+            proof=b"",
+            stage=Stage.TRAINING,
+            round=0,
+            members=b"",
+            sketch=b"",
+            addresses=self.network.addresses,
+        )
 
-def member(peer: PeerId, incarnation: int) -> Member:
-    return Member(peer, incarnation, b"", Stage.TRAINING, 0, b"", b"", ())
+
+def slow(seconds: float) -> Compute:
+    """A machine on which every compiled function takes `seconds` of virtual time."""
+
+    async def compute(function: Callable[[], T], /) -> T:
+        await trio.sleep(seconds)
+        return function()
+
+    return compute
+
+
+async def make_end(
+    network: Network,
+    index: int,
+    codec: str = "float32",
+    *,
+    deadlines: Deadlines = DEADLINES,
+    compute: Compute = inline,
+    overlap: int = 0,
+) -> End:
+    trainer = Trainer(learner(codec), rows(index), {}, compute, index, overlap)
+    await trainer.jump(0, vector(index))
+    events: list[Event] = []
+    faults: list[PeerFault] = []
+    membership = Membership(
+        network=network,
+        key=key_of(network.me),
+        swarm=bytes(32),
+        incarnation=1000 + index,
+        view=View(64),
+        publish=events.append,
+        random=Random(index),
+        timing=Timing(),
+        deadlines=deadlines,
+        standing=Standing(stage=Stage.TRAINING, layout=trainer.layout),
+    )
+    exchanger = Exchanger(
+        network=network,
+        model=trainer,
+        incarnation=membership.incarnation,
+        member=membership.view.get,
+        publish=events.append,
+        fault=lambda peer, fault: faults.append(fault),
+        deadlines=deadlines,
+    )
+    network.serve(exchange.PROTOCOL, exchanger.serve)
+    return End(network, trainer, membership, exchanger, events, faults)
 
 
 @asynccontextmanager
 async def ends(
-    fabric: MemoryFabric, count: int, codec: str = "float32", deadlines: Deadlines = DEADLINES
+    fabric: MemoryFabric, count: int, codec: str = "float32", **options: Any
 ) -> AsyncIterator[list[End]]:
-    """Ends that know each other, in the order of their peer ids, with parameters `vector(index)`."""
+    """Nodes that know each other, in the order of their peer ids, with parameters `vector(index)`.
+
+    Their memberships do not run: nobody says hello unless told to.
+    """
     async with AsyncExitStack() as stack:
-        peers = sorted(key(index).peer for index in range(count))
-        members = {peer: member(peer, 1000 + index) for index, peer in enumerate(peers)}
         made = []
-        for index, peer in enumerate(peers):
+        for index, peer in enumerate(sorted(key(index).peer for index in range(count))):
             network = await stack.enter_async_context(fabric.network(peer))
-            for other in peers:
-                network.learn(PeerAddress(other, (memory_address(other),)))
-            trainer = Trainer(learner(codec), rows(index), {}, inline, index, overlap=0)
-            await trainer.jump(0, vector(index))
-            events: list[Event] = []
-            faults: list[tuple[PeerId, PeerFault]] = []
-            exchanger = Exchanger(
-                network,
-                trainer,
-                1000 + index,
-                members.get,
-                events.append,
-                lambda peer, fault, faults=faults: faults.append((peer, fault)),  # type: ignore[misc]
-                deadlines,
-            )
-            network.serve(exchange.PROTOCOL, exchanger.serve)
-            made.append(End(network, trainer, exchanger, events, faults))
+            made.append(await make_end(network, index, codec, **options))
+        for one in made:
+            for other in made:
+                if one is not other:
+                    one.network.learn(PeerAddress(other.network.me, other.network.addresses))
+                    one.membership.view.put(other.member())
         yield made
 
 
-CONFIG = Config(listen=(), mdns=False)
+def spread(vectors: Sequence[npt.NDArray[np.float32]]) -> float:
+    """Largest relative distance of any vector to their mean."""
+    mean = np.mean(np.stack(vectors).astype(np.float64), axis=0)
+    return max(float(np.linalg.norm(v - mean) / np.linalg.norm(mean)) for v in vectors)

@@ -222,6 +222,7 @@ async def check_an_end_in_the_middle_of_a_receive_is_a_disconnect(start: Start) 
 
 async def check_a_reset_disconnects_both(start: Start) -> None:
     async with two_ends(start) as (near, far):
+        await far.send(b"never read")
         await near.reset()
         for stream in (near, far):
             with pytest.raises(Disconnected):
@@ -354,6 +355,9 @@ async def check_a_learned_address_is_enough_to_open(start: Start) -> None:
         near.learn(PeerAddress(far.me, far.addresses))
         stream = await near.open(far.me, PROTOCOL)
         assert await ask_echo(stream, b"hello") == b"hello"
+        near.serve(PROTOCOL, echo)
+        back = await far.open(near.me, PROTOCOL)  # the one who was dialled need not learn anything
+        assert await ask_echo(back, b"hello") == b"hello"
 
 
 async def check_a_stranger_is_unreachable(start: Start) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -127,6 +128,18 @@ async def test_jitter_delays_but_does_not_reorder(autojump_clock: MockClock) -> 
         assert 0.7 < max(delays) <= 0.75
 
 
+async def test_what_is_late_on_one_stream_is_not_overtaken_on_another(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0)
+    async with alice_and_bob(fabric) as (alice, _, far):
+        fabric.set_link(BOB, ALICE, FAR)
+        await far.send(b"late")
+        fabric.set_link(BOB, ALICE, Link())
+        begun = trio.current_time()
+        with pytest.raises(Unreachable):  # the answer comes behind
+            await alice.open(BOB, "/p2pnode/unheard-of/1")
+        assert trio.current_time() == begun + FAR.latency
+
+
 async def test_a_lost_segment_costs_a_retransmission(autojump_clock: MockClock) -> None:
     fabric = MemoryFabric(seed=0, link=FAR)
     async with alice_and_bob(fabric) as (_, near, far):
@@ -206,6 +219,18 @@ async def test_a_dialler_gives_up_on_a_silent_peer_at_its_deadline(autojump_cloc
             assert trio.current_time() == begun + CONNECT_SECONDS
 
 
+async def test_healing_twice_changes_nothing(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0, link=FAR)
+    async with alice_and_bob(fabric) as (_, near, far):
+        fabric.partition([[ALICE]])
+        fabric.heal()
+        await near.send(b"a")
+        await trio.sleep(1)
+        fabric.heal()
+        begun = trio.current_time()
+        assert await arrival(far) == begun
+
+
 async def test_a_death_behind_a_partition_is_noticed_when_it_heals(autojump_clock: MockClock) -> None:
     fabric = MemoryFabric(seed=0, link=FAR)
     async with alice_and_bob(fabric) as (_, near, _):
@@ -244,14 +269,59 @@ async def test_others_learn_of_a_death_after_the_latency_and_read_what_was_sent_
 
 
 async def test_a_killed_peer_reaches_nobody_and_can_be_born_again(autojump_clock: MockClock) -> None:
-    fabric = MemoryFabric(seed=0)
+    fabric = MemoryFabric(seed=0, link=FAR)
     async with fabric.network(BOB) as bob, fabric.network(ALICE) as ghost:
         fabric.kill(ALICE)
         with pytest.raises(Unreachable):
             await ghost.connect(full_address(bob))
+        assert trio.current_time() == 0
         async with fabric.network(ALICE) as alice:
             assert await alice.connect(full_address(bob)) == BOB
             assert await bob.connect("/memory/alice") == ALICE
+
+
+async def test_who_dies_while_dialling_reaches_nobody(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0, link=FAR)
+    async with fabric.network(BOB) as bob, fabric.network(ALICE) as alice, trio.open_nursery() as nursery:
+
+        async def dial() -> None:
+            with pytest.raises(Unreachable):
+                await alice.connect(full_address(bob))
+
+        nursery.start_soon(dial)
+        await trio.sleep(0.375)
+        fabric.kill(ALICE)
+
+
+async def test_giving_up_while_opening_ends_the_stream_at_the_far_end(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0)
+    async with alice_and_bob(fabric) as (alice, _, _), fabric.network(CAROL) as carol:
+        accept, accepted = parked_handler()
+        carol.serve(PROTOCOL, accept)
+        await alice.connect(full_address(carol))
+        fabric.set_link(CAROL, ALICE, Link(latency=5))
+        with trio.move_on_after(1):
+            await alice.open(CAROL, PROTOCOL)
+        with pytest.raises(Disconnected):
+            await receive(await accepted.receive(), 1)
+
+
+async def test_streams_that_are_over_take_no_memory(autojump_clock: MockClock) -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.send(await receive(stream, 1))
+
+    fabric = MemoryFabric(seed=0)
+    async with fabric.network(ALICE) as alice, fabric.network(BOB) as bob:
+        bob.serve(PROTOCOL, answer)
+        await alice.connect(full_address(bob))
+        opened = []
+        for _ in range(10):
+            stream = await alice.open(BOB, PROTOCOL)
+            await stream.send(b"?")
+            assert await receive(stream, 1) == b"?"
+            await stream.close()
+            opened.append(weakref.ref(stream))
+        assert [ref() for ref in opened[:-2]] == [None] * 8
 
 
 async def test_nobody_is_there_twice(autojump_clock: MockClock) -> None:
