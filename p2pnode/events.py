@@ -165,6 +165,8 @@ class Settled(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The node ends. `reason` is `finished`, `signal` or `superseded`."""
+    """The node ends, `finished` or by a `signal`. Bytes are at the sockets, since the start."""
 
     reason: str
+    bytes_sent: int
+    bytes_received: int

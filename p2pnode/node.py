@@ -28,6 +28,7 @@ from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Manifest, parse_canonical
 from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset
+from p2pnode.learning.task import Task
 from p2pnode.ports import Compute, Discovery, Network, PeerAddress, PeerId
 from p2pnode.storage.atomic import StorageError
 from p2pnode.storage.directory import DataDirectory
@@ -83,7 +84,7 @@ class Node:
         key: who it is.
         incarnation: larger at every start with the same key.
         invitation: which swarm.
-        rows: loads this node's data, once the manifest is known. Raises UserError.
+        rows: loads this node's data, once the manifest and its task are known. Raises UserError.
         config: its own choices.
         world: what it is given.
     """
@@ -93,7 +94,7 @@ class Node:
         key: Key,
         incarnation: int,
         invitation: Invitation,
-        rows: Callable[[Manifest], Rows],
+        rows: Callable[[Manifest, Task], Rows],
         config: Config,
         world: World,
     ) -> None:
@@ -102,7 +103,7 @@ class Node:
         self._config = config
         self._world = world
         self._seed = int.from_bytes(hashlib.sha256(key.public).digest()[:4], "big")
-        self._saved = -config.saving.seconds
+        self._saved = 0.0  # trio time of the last checkpoint
         self._trainer: Trainer | None = None
         self._settled = False
         self._work = trio.CancelScope()
@@ -129,6 +130,8 @@ class Node:
         async with trio.open_nursery() as nursery:
             with self._work:
                 await nursery.start(membership.run)
+                for peer in self._remembered():
+                    membership.found(peer)
                 for discovery in self._world.discoveries:
                     nursery.start_soon(discovery.run, self._invitation.swarm_id, membership.found)
                 for address in self._config.peers:
@@ -137,7 +140,9 @@ class Node:
             with trio.move_on_after(self._config.deadlines.of(), shield=True):
                 await self._leave()
             nursery.cancel_scope.cancel()
-        self._world.publish(events.Stopped("signal" if self._work.cancelled_caught else "finished"))
+        traffic = self._world.network.traffic
+        reason = "signal" if self._work.cancelled_caught else "finished"
+        self._world.publish(events.Stopped(reason, traffic.sent, traffic.received))
 
     def stop(self) -> None:
         """End in good order: finish or abort the exchange, save, say goodbye."""
@@ -190,13 +195,15 @@ class Node:
 
     async def _make_trainer(self, manifest: Manifest) -> Trainer:
         def build() -> Trainer:
-            learner, rows = registry.build(manifest), self._rows(manifest)
+            learner = registry.build(manifest)
+            rows = self._rows(manifest, learner.task)
             overlap = manifest.training.overlap
             return Trainer(learner, rows.train, rows.probes, self._world.compute, self._seed, overlap)
 
         trainer = await self._world.compute(build)
         await self._restore(trainer, manifest)
         self._trainer = trainer
+        self._saved = trio.current_time()
         membership = self.membership
         membership.manifest = manifest
         membership.view.limit = manifest.bounds.peers
@@ -310,6 +317,9 @@ class Node:
         except ValueError as error:
             raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
         self._world.publish(events.Restored(trainer.round, str(checkpoint.path)))
+
+    def _remembered(self) -> Sequence[PeerAddress]:
+        return self._world.directory.load_peers()[0] if self._world.directory is not None else ()
 
     async def _save(self, trainer: Trainer) -> None:
         directory = self._world.directory

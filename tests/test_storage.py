@@ -329,7 +329,7 @@ def test_a_kill_at_any_instant_leaves_every_finished_checkpoint_whole(tmp_path: 
     with run(SAVE_FOR_EVER, tmp_path) as process:
         assert process.stdout is not None
         finished = [int(process.stdout.readline()) for _ in range(rng.randrange(1, 6))]
-        for _ in range(rng.randrange(20_000)):  # somewhere within the next save
+        for _ in range(rng.randrange(60_000)):  # somewhere within the next save
             pass
         process.kill()
     with DataDirectory.open(tmp_path) as data:

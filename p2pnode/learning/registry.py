@@ -16,7 +16,8 @@ from p2pnode.errors import UserError
 from p2pnode.identity.manifest import Manifest
 from p2pnode.learning.compress import CODECS
 from p2pnode.learning.layout import layout_of
-from p2pnode.learning.learner import Learner, Recipe, compiled
+from p2pnode.learning.learner import Learner, compiled
+from p2pnode.learning.recipe import Recipe
 from p2pnode.learning.rules.average import average
 from p2pnode.learning.rules.momentum import momentum
 from p2pnode.learning.rules.rule import Rule

@@ -8,7 +8,7 @@ members *exactly* equal, for any number of them (the simple form of Takezawa et 
 Write n = a_1 p_1 + a_2 p_2 + ..., decreasing powers p of k+1 with digits a in 1..k, and cut the members into
 blocks of a_l p_l:
 
-1. inside each block, average: while two nodes agree in all digits of their place but one, in turn for each digit;
+1. inside each block, nodes average with those whose place differs in one digit only, in turn for each digit;
 2. for each block s in turn, every node of the later blocks is paired with a_s nodes of block s that
    nobody else is paired with, one from each p_s-subgroup, weighted so that the later blocks then hold
    the mean of everything from s on;
@@ -54,24 +54,24 @@ def base_graph(n: int, k: int = 1) -> list[list[Edge]]:
     Returns:
         Rounds of undirected edges, to be applied at once: x_i += weight * (x_j - x_i).
     """
+    rounds: list[list[Edge]] = []
     blocks = _blocks(n, k)
-    inside = [_hypercube(block, power, k) for power, block in blocks]
-    warm = len(inside[0])
-    rounds = [[edge for block in inside for edge in block[r : r + 1] for edge in edge] for r in range(warm)]
+    for power, block in blocks:
+        _put(rounds, 0, _hypercube(block, power, k))
+    warm = len(rounds)  # the first block is the largest, it takes longest
     for s, (power, block) in enumerate(blocks[:-1]):
         later = [node for _, other in blocks[s + 1 :] for node in other]
-        _put(rounds, warm + s, _donations(power, block, later))
-        subgroups = [block[i : i + power] for i in range(0, len(block), power)]
-        for subgroup in subgroups:
-            for r, edges in enumerate(_hypercube(subgroup, power, k)):
-                _put(rounds, warm + s + 1 + r, edges)
+        _put(rounds, warm + s, [_donations(power, block, later)])
+        for first in range(0, len(block), power):
+            _put(rounds, warm + s + 1, _hypercube(block[first : first + power], power, k))
     return rounds
 
 
-def _put(rounds: list[list[Edge]], index: int, edges: list[Edge]) -> None:
-    while len(rounds) <= index:
-        rounds.append([])
-    rounds[index].extend(edges)
+def _put(rounds: list[list[Edge]], start: int, more: list[list[Edge]]) -> None:
+    """Let `more` happen beside what is planned already, from round `start` on."""
+    rounds.extend([] for _ in range(start + len(more) - len(rounds)))
+    for planned, edges in zip(rounds[start:], more, strict=False):
+        planned.extend(edges)
 
 
 def _blocks(n: int, k: int) -> list[tuple[int, range]]:

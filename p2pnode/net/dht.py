@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.15, 60.0
 """Seconds between walks for the swarm, at first and in the end."""
 
-FIRST_ENTRY_PAUSE, LONGEST_ENTRY_PAUSE = 0.5, 15.0
+FIRST_ENTRY_PAUSE, LONGEST_ENTRY_PAUSE = 0.2, 15.0
 """Seconds before entry points are tried again when none answers."""
+
+FAILURES_TO_TELL = 4
+"""After about a second: entry points that are just starting are no news."""
 
 GROWTH = 1.6
 """Of a pause from one time to the next."""
@@ -87,16 +90,16 @@ class DhtDiscovery:
             pause = SETTLE_PAUSE
 
     async def _keep_entries(self) -> None:
-        pause, alone = FIRST_ENTRY_PAUSE, False
+        pause, failures = FIRST_ENTRY_PAUSE, 0
         while True:
             entries = [one for one in self._entries() if not one.endswith(f"/p2p/{self._network.me}")]
-            if await self._enter(entries) or self._network.connected or not entries:
-                pause, alone = LONGEST_PAUSE if self._network.connected else FIRST_ENTRY_PAUSE, False
-            elif not alone:
-                logger.warning("no entry point answers, trying until one does: %s", ", ".join(entries))
-                pause, alone = FIRST_ENTRY_PAUSE, True
-            else:
-                pause = min(pause * GROWTH, LONGEST_ENTRY_PAUSE)
+            if await self._enter(entries) or self._network.connected:
+                pause, failures = LONGEST_PAUSE, 0
+            elif entries:
+                pause = min(pause * GROWTH, LONGEST_ENTRY_PAUSE) if failures else FIRST_ENTRY_PAUSE
+                failures += 1
+                if failures == FAILURES_TO_TELL:
+                    logger.warning("no entry point answers, trying until one does: %s", ", ".join(entries))
             await trio.sleep(self._jittered(pause))
 
     async def _enter(self, entries: Sequence[str]) -> bool:

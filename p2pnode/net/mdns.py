@@ -65,14 +65,13 @@ class MdnsDiscovery:
         zeroconf = await trio.to_thread.run_sync(lambda: Zeroconf(interfaces=self._interfaces))
         try:
             names, noticed = trio.open_memory_channel[str](MOST_NOTICES)
-            browser = ServiceBrowser(zeroconf, SERVICE, handlers=[_crossing_into_trio(names)])
+            ServiceBrowser(zeroconf, SERVICE, handlers=[_crossing_into_trio(names)])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, zeroconf, swarm)
                 for _ in range(LOOKUPS_AT_ONCE):
                     nursery.start_soon(self._look_up, zeroconf, noticed, swarm, found)
-            browser.cancel()
         finally:
-            with trio.CancelScope(shield=True):  # says goodbye, in a fraction of a second
+            with trio.CancelScope(shield=True):  # ends the browser too, and says goodbye: about 0.1 s
                 await trio.to_thread.run_sync(zeroconf.close)
 
     async def _announce(self, zeroconf: Zeroconf, swarm: str) -> None:

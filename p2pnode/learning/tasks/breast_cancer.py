@@ -24,8 +24,8 @@ def load() -> tuple[Dataset, Dataset]:
 
 
 def auc(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Chance that a random row of class 1 scores above one of class 0, ties half; 0.5 if one class is missing."""
+    """Chance that a row of class 1 scores above one of class 0; 0.5 where a class is missing."""
     score = logits[:, 1] - logits[:, 0]
-    above = jnp.sign(score[:, None] - score[None, :]) * (y[:, None] > y[None, :])
-    pairs = jnp.sum(y == 1) * jnp.sum(y == 0)
-    return 0.5 + 0.5 * jnp.sum(above) / jnp.maximum(pairs, 1)
+    rival = (y[:, None] == 1) & (y[None, :] == 0)
+    wins = jnp.where(rival, jnp.sign(score[:, None] - score[None, :]), 0.0)
+    return 0.5 + 0.5 * jnp.sum(wins) / jnp.maximum(jnp.sum(rival), 1).astype(jnp.float32)

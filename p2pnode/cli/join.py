@@ -1,0 +1,101 @@
+"""`p2pnode join`: take part in a swarm with data of one's own."""
+
+import json
+from pathlib import Path
+
+import click
+
+from p2pnode.errors import UserError
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/5` as (1, 5): the second of five.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
+    index, slash, nodes = text.partition("/")
+    if slash and index.isdecimal() and nodes.isdecimal() and 1 <= int(index) <= int(nodes):
+        return int(index) - 1, int(nodes)
+    raise UserError(f"--shard {text}: expected e.g. 2/5, the second of five parts")
+
+
+@click.command()
+@click.argument("swarm")
+@click.option("--data", type=click.Path(path_type=Path), help="Rows to learn from: .npz with arrays x and y.")
+@click.option(
+    "--shard", help="Learn from a part of the task's own data instead, e.g. 2/5: the second of five."
+)
+@click.option("--uneven", type=float, help="With --shard: deal labels unevenly; 0.3 is very, 100 hardly.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where this node keeps its files.  [default: by swarm]",
+)
+@click.option("--listen", multiple=True, help="Multiaddr to listen on. Repeatable.  [default: any free port]")
+@click.option(
+    "--peer", "peers", multiple=True, help="Full address of a member or bootstrap node. Repeatable."
+)
+@click.option(
+    "--mdns/--no-mdns", default=True, show_default=True, help="Look for members on the local network."
+)
+@click.option(
+    "--wait-peers", default=1, show_default=True, help="Members to wait for before the first round."
+)
+@click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for them at most.")
+@click.option("-v", "--verbose", count=True, help="Say more; twice: the libraries too.")
+@click.option("-q", "--quiet", is_flag=True, help="Say warnings only.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def join(
+    swarm: str,
+    data: Path | None,
+    shard: str | None,
+    uneven: float | None,
+    data_dir: Path | None,
+    listen: tuple[str, ...],
+    peers: tuple[str, ...],
+    mdns: bool,
+    wait_peers: int,
+    wait: float,
+    verbose: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Take part in SWARM: the file of its manifest, or a link to it."""
+    import trio
+
+    from p2pnode.cli import session
+    from p2pnode.config import Config, Start
+    from p2pnode.identity.link import check_address, parse_link
+    from p2pnode.identity.manifest import load_manifest
+    from p2pnode.node import Invitation
+    from p2pnode.observe.console import logging_to, printer, terminal
+    from p2pnode.observe.tally import Tally
+    from p2pnode.storage.directory import DataDirectory, default_data_dir
+
+    if (data is None) == (shard is None):
+        raise UserError(
+            "say what to learn from: --data FILE, or --shard 1/3 for a part of the task's own data"
+        )
+    source: Path | session.Shard
+    source = session.Shard(*parse_shard(shard), uneven) if shard else data  # type: ignore[assignment]
+    if swarm.startswith("p2pnode:"):
+        link = parse_link(swarm)
+        invitation, known = Invitation(link.swarm_id), link.peers
+    else:
+        manifest = load_manifest(Path(swarm))
+        invitation, known = Invitation(manifest.swarm_id, manifest), manifest.hints.addresses
+    config = Config(
+        listen=listen or Config.listen,
+        peers=tuple(dict.fromkeys([*map(check_address, peers), *known])),
+        mdns=mdns,
+        start=Start(wait_peers, wait),
+    )
+    tally = Tally()
+    console = terminal()
+    folder = data_dir or default_data_dir(invitation.swarm_id[:12])
+    with logging_to(console, verbose, quiet), DataDirectory.open(folder) as directory:
+        show = printer(console, verbose, quiet)
+        trio.run(session.take_part, directory, invitation, session.rows_of(source), config, (show, tally))
+    if as_json:
+        click.echo(json.dumps(tally.to_json()))

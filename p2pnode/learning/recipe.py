@@ -1,0 +1,166 @@
+"""What a learner is made of, and the pure functions that follow from it.
+
+They are written for one node and work under `vmap` for many. `learner.py` compiles them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from p2pnode.learning.compress import Codec
+from p2pnode.learning.data import Dataset
+from p2pnode.learning.layout import Layout
+from p2pnode.learning.rules.rule import Payload, Rule
+from p2pnode.learning.state import State
+from p2pnode.learning.task import Task
+
+Encoded = Mapping[str, jax.Array]
+"""What a codec made of a payload: arrays named `<entry>/<part>`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a learner is made of.
+
+    Attributes:
+        task: what is learned.
+        layout: of its parameters.
+        rule: how nodes average.
+        codec: how that is written for the way.
+        optimizer: of the local steps.
+        agreed: rule, codec and their options, in values of JSON: the layout digest covers them.
+        seed: of the first parameters, which are the same on all nodes.
+        batch_size: rows that a local step sees.
+    """
+
+    task: Task
+    layout: Layout
+    rule: Rule
+    codec: Codec
+    optimizer: optax.GradientTransformation
+    agreed: tuple[object, ...]
+    seed: int
+    batch_size: int
+
+
+_BATCH, _LOSS, _RULE, _CODEC = range(4)  # uses of a node's key; a codec has one for each entry
+_USES = 16
+
+
+def _key(state: State, count: jax.Array, use: int) -> jax.Array:
+    """The node's key for one `use` at the step or snapshot numbered `count`."""
+    return jax.random.fold_in(state.key, _USES * count + use)
+
+
+def init(recipe: Recipe, node_seed: jax.Array) -> State:
+    """A node's first state: everybody's parameters, randomness of its own."""
+    params = recipe.task.init(jax.random.key(recipe.seed))
+    vector, private = recipe.layout.split(params)
+    return _begin(recipe, vector, private, jax.random.key(node_seed))
+
+
+def replace(recipe: Recipe, state: State, vector: jax.Array) -> State:
+    """`state` with other shared parameters, and with rule and optimizer begun anew."""
+    begun = _begin(recipe, vector, state.private, state.key)
+    return begun._replace(step=state.step, snapshots=state.snapshots)
+
+
+def _begin(recipe: Recipe, vector: jax.Array, private: dict[str, jax.Array], key: jax.Array) -> State:
+    optimizer = recipe.optimizer.init((vector, _trained(private)))
+    return State(
+        params=vector,
+        private=private,
+        optimizer=optimizer,
+        rule=recipe.rule.init(vector),
+        start=vector,
+        key=key,
+        step=jnp.int32(0),
+        snapshots=jnp.int32(0),
+    )
+
+
+def _trained(private: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The private leaves that have a gradient."""
+    return {name: leaf for name, leaf in private.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+
+
+def steps(recipe: Recipe, state: State, data: Dataset, count: jax.Array) -> tuple[State, jax.Array]:
+    """`count` local steps and their mean loss, nan for none."""
+
+    def body(_: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        state, total = carry
+        state, loss = _step(recipe, state, data)
+        return state, total + loss
+
+    state, total = lax.fori_loop(0, count, body, (state, jnp.float32(0)))
+    return state, total / jnp.asarray(count, jnp.float32)
+
+
+def _step(recipe: Recipe, state: State, data: Dataset) -> tuple[State, jax.Array]:
+    drawn = jax.random.bits(_key(state, state.step, _BATCH), (recipe.batch_size,)) % len(data.y)
+    rows = drawn.astype(jnp.int32)  # bias below rows / 2**32; randint would take twice as long to compile
+    batch = Dataset(data.x[rows], data.y[rows])
+
+    def loss_of(trained: tuple[jax.Array, dict[str, jax.Array]]) -> jax.Array:
+        vector, floats = trained
+        return recipe.task.loss(recipe.layout.join(vector, state.private | floats), batch, _key(state, state.step, _LOSS))
+
+    trained = state.params, _trained(state.private)
+    loss, gradient = jax.value_and_grad(loss_of)(trained)
+    updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, trained)
+    vector, floats = optax.apply_updates(trained, updates)
+    private = state.private | floats
+    return state._replace(params=vector, private=private, optimizer=optimizer, step=state.step + 1), loss
+
+
+def end_round(recipe: Recipe, state: State) -> State:
+    """What the rule makes of the round's local steps; the next round starts there."""
+    rule, params = recipe.rule.local(state.rule, state.start, state.params)
+    return state._replace(rule=rule, params=params, start=params)
+
+
+def share(recipe: Recipe, state: State) -> tuple[State, dict[str, jax.Array]]:
+    """What goes to a partner, encoded."""
+    rule, payload = recipe.rule.share(state.rule, state.params, _key(state, state.snapshots, _RULE))
+    encoded = {
+        f"{entry}/{part}": array
+        for use, (entry, values) in enumerate(sorted(payload.items()), _CODEC)
+        for part, array in recipe.codec.encode(values, _key(state, state.snapshots, use)).items()
+    }
+    return state._replace(rule=rule, snapshots=state.snapshots + 1), encoded
+
+
+def decode(recipe: Recipe, encoded: Encoded) -> tuple[Payload, jax.Array]:
+    """What was encoded, and whether all of it is finite."""
+    entries: dict[str, dict[str, jax.Array]] = {}
+    for name, array in encoded.items():
+        entry, part = name.split("/")
+        entries.setdefault(entry, {})[part] = array
+    decoded = {entry: recipe.codec.decode(parts) for entry, parts in entries.items()}
+    finite = [jnp.all(jnp.isfinite(values)) for values in decoded.values()]
+    return decoded, jnp.all(jnp.stack(finite))
+
+
+def merge(recipe: Recipe, state: State, own: Encoded, partner: Payload, weight: jax.Array) -> State:
+    """One completed exchange: `own` as it was encoded for it, the partner's decoded already."""
+    sent, _ = decode(recipe, own)
+    partners = jax.tree.map(lambda values: values[None], partner)
+    weights = jnp.reshape(jnp.asarray(weight, jnp.float32), (1,))
+    rule, params = recipe.rule.merge(state.rule, state.params, sent, partners, weights, jnp.ones(1))
+    return state._replace(rule=rule, params=params, start=state.start + (params - state.params))
+
+
+def view(recipe: Recipe, state: State) -> jax.Array:
+    """The vector to evaluate, serve and save; never the state's own memory."""
+    return jnp.copy(recipe.rule.view(state.rule, state.params))
+
+
+def metrics(
+    recipe: Recipe, vector: jax.Array, private: dict[str, jax.Array], data: Dataset
+) -> dict[str, jax.Array]:
+    """The task's metrics of one model."""
+    return recipe.task.metrics(recipe.layout.join(vector, private), data)
