@@ -188,7 +188,7 @@ class Trainer:
         """Everything a restart needs, as named arrays."""
         async with self._turn:
             saved = await self._compute(lambda: self._learner.pack(self._state))
-        return saved | {"round": np.int64(self.round), "taken": np.int64(self.taken)}
+        return saved | {"round": np.array(self.round), "taken": np.array(self.taken)}
 
     async def restore(self, saved: Mapping[str, np.ndarray]) -> None:
         """Go on from what `save` returned. Raises ValueError when it belongs to another learner."""

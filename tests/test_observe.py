@@ -112,9 +112,9 @@ async def test_waiting_for_a_kind_of_event_returns_the_first_of_it() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        for event in (ROUND, events.Stopped("signal"), events.Stopped("finished")):
+        for event in (ROUND, events.Stopped("signal", 10, 20), events.Stopped("finished", 10, 20)):
             stream.publish(event)
-    assert found == [events.Stopped("signal")]
+    assert found == [events.Stopped("signal", 10, 20)]
 
 
 async def test_waiting_for_a_condition_returns_the_first_event_that_meets_it() -> None:
@@ -122,14 +122,14 @@ async def test_waiting_for_a_condition_returns_the_first_event_that_meets_it() -
     found: list[events.Event] = []
 
     async def wait() -> None:
-        found.append(await stream.wait_for(lambda event: event == events.Stopped("finished")))
+        found.append(await stream.wait_for(lambda event: event == events.Stopped("finished", 10, 20)))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        for event in (ROUND, events.Stopped("signal"), events.Stopped("finished")):
+        for event in (ROUND, events.Stopped("signal", 10, 20), events.Stopped("finished", 10, 20)):
             stream.publish(event)
-    assert found == [events.Stopped("finished")]
+    assert found == [events.Stopped("finished", 10, 20)]
 
 
 async def test_whoever_gives_up_waiting_is_forgotten() -> None:
@@ -155,10 +155,12 @@ def test_any_event_comes_back_from_strict_json(event: events.Event, time: float)
 
 
 def test_a_round_is_readable_json() -> None:
-    assert to_json(Stamped(1.5, events.Stopped("signal"))) == {
+    assert to_json(Stamped(1.5, events.Stopped("signal", 10, 20))) == {
         "time": 1.5,
         "event": "Stopped",
         "reason": "signal",
+        "bytes_sent": 10,
+        "bytes_received": 20,
     }
 
 
@@ -476,7 +478,7 @@ def test_a_row_tells_how_it_ended() -> None:
     assert row.state == "settling"
     row = row.update(Stamped(0.0, settled))
     assert (row.state, row.accuracy) == ("settled 3/4", 0.97)
-    assert row.update(Stamped(0.0, events.Stopped("finished"))).state == "finished"
+    assert row.update(Stamped(0.0, events.Stopped("finished", 10, 20))).state == "finished"
 
 
 @pytest.mark.parametrize("kind", EVENTS.values(), ids=EVENTS)
@@ -500,7 +502,7 @@ def test_a_terminal_shows_the_table_and_keeps_its_last_state() -> None:
     console = recording(force_terminal=True, width=100)
     with LiveView(console) as view:
         view.update("alice", Stamped(0.0, READY))
-        view.update("alice", Stamped(0.0, events.Stopped("finished")))
+        view.update("alice", Stamped(0.0, events.Stopped("finished", 10, 20)))
     assert isinstance(console.file, io.StringIO)
     assert "finished" in console.file.getvalue().splitlines()[-2]
 

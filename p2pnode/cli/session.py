@@ -95,7 +95,8 @@ async def take_part(
     stream = EventStream(time.time)
     random = Random()
     with Journal(directory.events) as journal:
-        for subscriber in (journal, *subscribers):
+        stream.subscribe(journal)
+        for subscriber in subscribers:
             stream.subscribe(subscriber)
         async with open_network(key, config.listen) as network:
             discoveries: list[Discovery] = [DhtDiscovery(network, lambda: config.peers, random)]

@@ -12,9 +12,10 @@
 otherwise it says `abort`, or nothing. An acceptor that said `ready` and hears no decision asks for
 the outcome on new streams until its deadline. An initiator that is asked while it waits for that
 `ready` aborts, for it must have been lost; what it committed it remembers; and a node that knows
-nothing of an exchange answers `unknown`, which means aborted. So both apply or neither does, unless the initiator dies or stays cut off past the deadline in just that moment: then the
-acceptor drops the difference and reports the exchange as unsettled. This is two-phase commit with
-presumed abort (Mohan, Lindsay and Obermarck, 1986), for two.
+nothing of an exchange answers `unknown`, which means aborted. So both apply or neither does, unless
+the initiator dies or stays cut off past the deadline in just that moment: then the acceptor drops the
+difference and reports the exchange as unsettled. This is two-phase commit with presumed abort (Mohan,
+Lindsay and Obermarck, 1986), for two.
 
 **One exchange at a time, in either role.** Who is in an exchange declines at once. A node that waits
 for an answer may still accept an offer from a peer with a lower id, and withdraws its own. Only from

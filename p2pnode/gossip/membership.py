@@ -253,7 +253,7 @@ class Membership:
         return True
 
     async def _check(self, peer: PeerId) -> None:
-        while peer in self.view and not await self._try_greeting(peer):
+        while peer in self.view and not await self._try_greeting(peer):  # noqa: ASYNC110 - asks a peer
             await trio.sleep(self.random.uniform(0, self.timing.jitter))
         self._suspected.discard(peer)
 
@@ -261,7 +261,7 @@ class Membership:
         """Greet a peer for as long as it answers. Whoever is found again later starts anew."""
         with scope:
             await trio.sleep(self.random.uniform(0, self.timing.jitter))
-            while await self._try_greeting(peer) or peer in self.view:
+            while await self._try_greeting(peer) or peer in self.view:  # noqa: ASYNC110 - asks a peer
                 await trio.sleep(self.random.uniform(0.5, 1.5) * self.timing.interval)
         if self._greeting.get(peer) is scope:
             del self._greeting[peer]

@@ -23,6 +23,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2pnode.errors import Disconnected, LinkError, Unreachable
+from p2pnode.identity.keys import public_of
 from p2pnode.net.multistream import Read, Write, agree, propose
 from p2pnode.net.muxer import Muxer
 from p2pnode.net.stream import Libp2pStream, receive
@@ -69,12 +70,14 @@ async def secure(wire: Wire, noise: Noise, expected: PeerId | None = None) -> "C
 
 
 async def _shake_hands(wire: Wire, noise: Noise, expected: PeerId | None) -> ISecureConn:
-    if not wire.is_initiator:
+    if wire.is_initiator:
+        await propose(wire.read, wire.write, NOISE)
+        secured = await noise.get_pattern().handshake_outbound(wire, None)
+    else:
         await agree(wire.read, wire.write, [NOISE])
-        return await noise.secure_inbound(wire)
-    await propose(wire.read, wire.write, NOISE)
-    secured = await noise.get_pattern().handshake_outbound(wire, None)
-    actual = str(secured.get_remote_peer())
+        secured = await noise.secure_inbound(wire)
+    actual = PeerId(str(secured.get_remote_peer()))
+    public_of(actual)  # other kinds of key are a ValueError: no node of ours has one
     if expected not in (None, actual):
         raise Unreachable(f"{actual} answers there, not {expected}")
     return secured
@@ -98,6 +101,11 @@ class Connection:
     def alive(self) -> bool:
         """False as soon as its end is known here; a peer that fell silent still counts."""
         return not self._wire.ended
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is open on it."""
+        return not self._muxer.streams
 
     @property
     def received(self) -> int:

@@ -11,6 +11,7 @@ What is found are entry points to the swarm, some of them dead. Membership is fo
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -32,7 +33,7 @@ FIRST_ENTRY_PAUSE, LONGEST_ENTRY_PAUSE = 0.2, 15.0
 FAILURES_TO_TELL = 4
 """After about a second: entry points that are just starting are no news."""
 
-GROWTH = 1.6
+GROWTH = 2.0
 """Of a pause from one time to the next."""
 
 SETTLE_PAUSE = 600.0
@@ -40,6 +41,9 @@ SETTLE_PAUSE = 600.0
 
 TELL_AGAIN_SECONDS = 20.0
 """Before a peer is reported again: it may have been lost from the view meanwhile."""
+
+MOST_TOLD = 1024
+"""Reported peers that are remembered; liars may name any number."""
 
 
 class DhtDiscovery:
@@ -129,13 +133,16 @@ class DhtDiscovery:
 
 def not_too_often(me: PeerId, found: Found) -> Found:
     """Report a peer when it is new, has moved, or was reported some time ago; never this node."""
-    told: dict[PeerId, tuple[float, PeerAddress]] = {}
+    told: OrderedDict[PeerId, tuple[float, PeerAddress]] = OrderedDict()
 
     def tell(peer: PeerAddress) -> None:
         at, before = told.get(peer.peer, (-TELL_AGAIN_SECONDS, None))
         now = trio.current_time()
         if peer.peer != me and (peer != before or now - at >= TELL_AGAIN_SECONDS):
             told[peer.peer] = now, peer
+            told.move_to_end(peer.peer)
+            if len(told) > MOST_TOLD:
+                told.popitem(last=False)
             found(peer)
 
     return tell

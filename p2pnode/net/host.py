@@ -33,12 +33,14 @@ from p2pnode.ports import Handler, PeerAddress, PeerId, Traffic
 logger = logging.getLogger(__name__)
 
 OPEN_SECONDS = 10.0
-"""For dialling and agreeing on a protocol. The longest way through a relay takes about two."""
+"""For dialling and agreeing on a protocol: about six round trips, and a busy peer's patience."""
 
 NEXT_ADDRESS_SECONDS = 0.25
 """Before a peer's next address is tried beside the first, as Happy Eyeballs does (RFC 8305)."""
 
 MOST_CONNECTIONS = 512
+"""About 0.1 MB each. A bootstrap node sees many more peers than that, one after the other."""
+
 MOST_CONNECTIONS_PER_PEER = 4
 """One is used; two peers that dial each other at once have two, and a restart may leave dead ones."""
 
@@ -53,7 +55,7 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
     Raises:
         UserError: an address of `listen` cannot be used.
     """
-    listeners = [listener for address in listen for listener in await _bind(address)]
+    listeners = await _bind_all(listen)
     addresses = [found for listener in listeners for found in reachable(*listener.socket.getsockname()[:2])]
     # The library logs what strangers do to us as warnings and errors; nobody can act on them.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
@@ -65,6 +67,18 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
         finally:
             await network.close()
             nursery.cancel_scope.cancel()
+
+
+async def _bind_all(addresses: Sequence[str]) -> list[trio.SocketListener]:
+    listeners: list[trio.SocketListener] = []
+    try:
+        for address in addresses:
+            listeners += await _bind(address)
+    except UserError:
+        for listener in listeners:
+            await listener.aclose()
+        raise
+    return listeners
 
 
 async def _bind(address: str) -> list[trio.SocketListener]:
@@ -171,7 +185,7 @@ class Libp2pNetwork:
     async def welcome(self, socket: trio.SocketStream) -> None:
         """Serve one accepted TCP connection until it ends."""
         wire = Wire(socket, initiator=False, meter=self._meter)
-        if self._strangers >= MOST_STRANGERS or len(self._connections) >= MOST_CONNECTIONS:
+        if self._strangers >= MOST_STRANGERS or not self._make_room():
             wire.abort()
             return
         self._strangers += 1
@@ -184,6 +198,16 @@ class Libp2pNetwork:
             self._strangers -= 1
         self._register(connection)
         await self._run(connection)
+
+    def _make_room(self) -> bool:
+        """Whether there is room for one more connection, if need be instead of the oldest idle one."""
+        everyone = [one for some in self._connections.values() for one in some]
+        if len(everyone) < MOST_CONNECTIONS:
+            return True
+        idle = next((one for one in everyone if one.idle), None)
+        if idle is not None:
+            self._nursery.start_soon(idle.close)
+        return idle is not None
 
     async def _connection(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
         """Return the newest connection with `peer`, dialling `addresses` when there is none."""

@@ -13,7 +13,8 @@ this node if it is not among those listed; which is also how a lost or forgotten
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, cast
 
@@ -48,6 +49,9 @@ CLOSEST = 20
 
 AT_ONCE = 5
 """Peers asked at the same time. A server answers 12 streams at once, from all that ask it."""
+
+MOST_VISITS = 100
+"""Of one walk. An honest one takes about twenty; a liar can make up closer peers for ever."""
 
 VISIT_SECONDS = 5.0
 """For one peer's answer. A walk waits for the slowest of those it asks at once."""
@@ -113,11 +117,10 @@ class Kademlia:
         """Report who provides `key`, and become one of them."""
 
         async def ask(peer: PeerId) -> Iterable[ID]:
-            stream = await self._network.open(peer, KADEMLIA)
-            async with _closing(stream):
+            async with self._conversation(peer) as stream:
                 answer = await self._question(stream, Message.MessageType.GET_PROVIDERS, key)
-                listed = answer.providerPeers[:MOST_PROVIDERS]
-                if self._shall_announce([one.id for one in listed]):
+                listed = list(answer.providerPeers[:MOST_PROVIDERS])
+                if self._shall_announce(listed):
                     await self._question(stream, Message.MessageType.ADD_PROVIDER, key)
             for one in listed:
                 if (provider := peer_address(one.id, one.addrs)) is not None:
@@ -131,8 +134,7 @@ class Kademlia:
         key = self._me.to_bytes()
 
         async def ask(peer: PeerId) -> Iterable[ID]:
-            stream = await self._network.open(peer, KADEMLIA)
-            async with _closing(stream):
+            async with self._conversation(peer) as stream:
                 return self._closer(await self._question(stream, Message.MessageType.FIND_NODE, key))
 
         await self._walk(key, ask)
@@ -153,7 +155,7 @@ class Kademlia:
             known.pop(peer, None)
             self._dht.routing_table.remove_peer(peer)
 
-        while True:
+        while len(asked) < MOST_VISITS:
             closest = sort_peer_ids_by_distance(key, list(known))[:CLOSEST]
             batch = [peer for peer in closest if peer not in asked][:AT_ONCE]
             if not batch:
@@ -163,8 +165,9 @@ class Kademlia:
                 for peer in batch:
                     nursery.start_soon(visit, peer)
 
-    def _shall_announce(self, listed: list[bytes]) -> bool:
-        if self._me.to_bytes() in listed:
+    def _shall_announce(self, listed: list[Message.Peer]) -> bool:
+        mine = sorted(address.to_bytes() for address in self._host.get_addrs())
+        if any(one.id == self._me.to_bytes() and sorted(one.addrs) == mine for one in listed):
             return False
         return len(listed) < MOST_PROVIDERS - 1 or self._random.random() < FULL_LIST_ODDS
 
@@ -176,6 +179,16 @@ class Kademlia:
             self._network.learn(peer)
         return [id_of(peer.peer) for peer in closer]
 
+    @asynccontextmanager
+    async def _conversation(self, peer: PeerId) -> AsyncIterator[Stream]:
+        stream = await self._network.open(peer, KADEMLIA)
+        try:
+            yield stream
+        except BaseException:
+            await stream.reset()
+            raise
+        await stream.close()
+
     async def _question(self, stream: Stream, kind: Message.MessageType, key: bytes) -> Message:
         message = Message(type=kind, key=key, senderRecord=self._host.get_local_record().marshal_envelope())
         if kind == Message.MessageType.ADD_PROVIDER:
@@ -184,19 +197,6 @@ class Kademlia:
         data = message.SerializeToString()
         await stream.send(varint.encode(len(data)) + data)
         return await _read_message(stream)
-
-
-class _closing:  # noqa: N801  # reads like contextlib.closing
-    """Close the stream after the block, or reset it when something went wrong."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def __aenter__(self) -> None:
-        return
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await (self._stream.close() if kind is None else self._stream.reset())
 
 
 async def _read_message(stream: Stream) -> Message:

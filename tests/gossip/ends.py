@@ -42,7 +42,7 @@ def key_of(peer: PeerId) -> Key:
     return next(key(index) for index in range(300) if key(index).peer == peer)
 
 
-def manifest(codec: str = "float32", rule: str = "average", **training: int) -> Manifest:
+def manifest(codec: str = "float32", rule: str = "average", **training: Any) -> Manifest:
     """A small swarm that does not train unless told to."""
     chosen = Training(seed=0, optimizer="sgd", learning_rate=0.0, batch_size=8, steps=0, rounds=20, overlap=0)
     return Manifest(

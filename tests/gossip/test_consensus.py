@@ -51,9 +51,8 @@ def assert_mean_is_kept(vectors: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("duration", [0, 1, 2, 5])
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
-async def test_rounds_contract_to_the_mean_with_overlap_on(n: int, duration: float, clock: MockClock) -> None:
-    options = {"compute": slow(ROUND), "overlap": 10 * STEPS}
-    async with ends(fabric(duration), n, **options) as members:
+async def test_rounds_contract_to_the_mean_with_overlap_on(n: int, duration: int, clock: MockClock) -> None:
+    async with ends(fabric(duration), n, compute=slow(ROUND), overlap=10 * STEPS) as members:
         await gossip(members, rounds=120 + 60 * duration, overlap=10 * STEPS)
         vectors = [await end.trainer.vector() for end in members]
         assert spread(vectors) < 1e-6
@@ -73,7 +72,7 @@ async def test_every_codec_keeps_the_mean_and_contracts_to_its_resolution(
 
 @pytest.mark.parametrize("duration", [0, 1, 2, 5])
 @pytest.mark.parametrize("n", [2, 4, 8])
-async def test_a_fixed_schedule_contracts_with_overlap_on(n: int, duration: float, clock: MockClock) -> None:
+async def test_a_fixed_schedule_contracts_with_overlap_on(n: int, duration: int, clock: MockClock) -> None:
     """Node i offers to i XOR 2^t, over and over, while its steps go on."""
     async with ends(fabric(duration), n, compute=slow(ROUND), overlap=10 * STEPS) as members:
 
@@ -85,7 +84,9 @@ async def test_a_fixed_schedule_contracts_with_overlap_on(n: int, duration: floa
             for turn in range(60):
                 partner = members[index ^ 1 << turn % (n.bit_length() - 1)]
                 if index < members.index(partner):
-                    while await members[index].exchanger.offer(partner.member()) is not Result.COMPLETED:
+                    result = Result.DECLINED
+                    while result is not Result.COMPLETED:
+                        result = await members[index].exchanger.offer(partner.member())
                         await trio.sleep(ROUND)
 
         async with trio.open_nursery() as background:

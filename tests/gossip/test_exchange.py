@@ -115,7 +115,7 @@ async def test_losing_any_one_step_gives_both_or_neither(
 ) -> None:
     outcomes = set()
     for lost in range(await count_sends(codec)):
-        network, _ = step_counter(lambda step, *_, lost=lost: verdict if step == lost else Verdict.DELIVER)  # type: ignore[misc]
+        network, _ = step_counter(lambda step, *_, lost=lost: verdict if step == lost else Verdict.DELIVER)
         async with ends(network, 2, codec) as (one, other):
             await offer(one, other)
             await trio.sleep(60)

@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from p2pnode.errors import Disconnected
 from p2pnode.net.addresses import ADDRESSES_PER_PEER
-from p2pnode.net.dht import TELL_AGAIN_SECONDS, DhtDiscovery, not_too_often
+from p2pnode.net.dht import FAILURES_TO_TELL, TELL_AGAIN_SECONDS, DhtDiscovery, not_too_often
 from p2pnode.net.dht_host import MOST_KEYS, MOST_PROVIDERS, STREAM_BYTES, id_of, peer_address, trim
 from p2pnode.net.host import Libp2pNetwork
 from p2pnode.net.kademlia import KADEMLIA, _read_message, swarm_key
@@ -109,20 +109,39 @@ async def test_swarms_that_share_a_dht_do_not_mix() -> None:
         assert set(third.found) == {fourth.network.me}
 
 
+async def test_a_node_that_moved_is_found_where_it_is_now() -> None:
+    async with node(1, [], swarm="") as entry, node(2, [entry.address]) as second:
+        async with node(3, [entry.address]) as third:
+            await until(lambda: second.knows(third))
+            before = third.network.addresses
+        async with node(3, [entry.address]) as third:
+            assert third.network.addresses != before
+            await until(lambda: second.found[third.network.me].addresses == third.network.addresses)
+
+
+async def test_a_full_bucket_asks_whether_a_peer_is_still_there() -> None:
+    async with node(1, []) as first, peer(2) as second:
+        await first.network.connect(full_address(second))
+        [bucket] = first._discovery._kademlia._dht.routing_table.buckets
+        assert await bucket._ping_peer(id_of(second.me))
+        assert not await bucket._ping_peer(id_of(key(3).peer))
+
+
 async def test_without_any_entry_point_a_node_says_so_once_and_goes_on_trying(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for pause in ("FIRST_ENTRY_PAUSE", "LONGEST_ENTRY_PAUSE"):
+        monkeypatch.setattr(f"p2pnode.net.dht.{pause}", 0.02)
     async with peer(1) as network:
         listen = network.addresses[0]
         address = full_address(network)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG, "p2pnode"):
         async with node(2, [address]) as second:
-            await until(lambda: bool(caplog.records))
-            await trio.sleep(1)
+            await until(lambda: caplog.text.count("no entry: ") >= 3 * FAILURES_TO_TELL)
             async with node(1, [], listen=listen) as first:
                 await until(lambda: second.knows(first) and first.knows(second))
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert address in caplog.text
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert address in warning.message
 
 
 async def test_a_node_that_is_its_own_entry_point_is_content(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from p2pnode.errors import Disconnected, Unreachable, UserError
-from p2pnode.net.host import MOST_CONNECTIONS_PER_PEER, Libp2pNetwork
+from p2pnode.net.host import MOST_CONNECTIONS_PER_PEER, Libp2pNetwork, open_network
 from p2pnode.net.stream import Libp2pStream, receive
 from p2pnode.ports import PeerAddress, Stream
 
@@ -63,6 +63,14 @@ async def test_what_cannot_be_listened_on_is_a_line_for_the_user(address: str) -
     with pytest.raises(UserError, match="cannot listen on"):
         async with peer(1, address):
             pass
+
+
+async def test_one_address_that_cannot_be_used_frees_the_others() -> None:
+    async with peer(1) as network:
+        free, taken = "/ip4/127.0.0.1/tcp/0", network.addresses[0]
+        with pytest.raises(UserError, match=taken):
+            async with open_network(key(2), [free, taken]):
+                pass
 
 
 async def test_a_port_is_free_again_at_once() -> None:
@@ -128,6 +136,19 @@ async def test_connections_with_one_peer_do_not_pile_up() -> None:
             await near._dial(full_address(far))
         await until(lambda: len(near._connections[far.me]) == MOST_CONNECTIONS_PER_PEER)
         await until(lambda: len(far._connections[near.me]) == MOST_CONNECTIONS_PER_PEER)
+
+
+async def test_an_idle_connection_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pnode.net.host.MOST_CONNECTIONS", 2)
+    async with peer(1) as busy, peer(2) as first, peer(3) as second, peer(4) as third:
+        busy.serve(PROTOCOL, echo)
+        await first.connect(full_address(busy))
+        stream = await first.open(busy.me, PROTOCOL)
+        assert await ask_echo(stream, b"hello") == b"hello"
+        for network in (second, third):
+            await network.connect(full_address(busy))
+        await until(lambda: set(busy.connected) == {first.me, third.me})
+        assert await ask_echo(stream, b"still here") == b"still here"
 
 
 # Streams

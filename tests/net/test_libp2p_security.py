@@ -11,6 +11,8 @@ from libp2p import new_host
 from libp2p.abc import ISecureTransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
+from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.ping import PingService
 from libp2p.identity.identify.pb.identify_pb2 import Identify
@@ -20,14 +22,16 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as Noise
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from p2pnode.errors import Disconnected, Unreachable
-from p2pnode.net.connection import MOST_INBOUND_STREAMS, noise_of
+from p2pnode.net.connection import MOST_INBOUND_STREAMS, noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING
 from p2pnode.net.stream import receive
+from p2pnode.net.wire import Meter, Wire
 from p2pnode.ports import PeerAddress, Stream
 
 from .contract import MIB, PROTOCOL, echo, parked_handler
@@ -92,6 +96,16 @@ async def test_a_peer_with_another_key_than_its_id_is_refused() -> None:
         with pytest.raises(Unreachable):
             await near.open(key(3).peer, PING)
         assert near.connected == ()
+
+
+async def test_a_peer_with_another_kind_of_key_is_refused() -> None:
+    pair = create_secp256k1_pair()
+    other = Noise(pair, create_x25519_pair().private_key)
+    async with peer(1) as network:
+        wire = Wire(await dial_raw(network), initiator=True, meter=Meter())
+        with trio.fail_after(10), pytest.raises(Unreachable):
+            await secure(wire, other, network.me)
+        assert network.connected == ()
 
 
 @pytest.mark.parametrize("seed", range(8))
