@@ -1,15 +1,10 @@
-"""Small files that are always whole: the old content or the new one, never a part.
+"""A person's files: every error is one line for that person."""
 
-The content goes to a temporary file in the same folder and reaches the disk before the name does:
-`rename(2)` and `link(2)` are atomic, and syncing the folder makes the name last through a power cut.
-"""
-
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from p2pnode import files
 from p2pnode.errors import UserError
 
 
@@ -35,8 +30,8 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     Raises:
         UserError: the folder cannot be written; what was at `path` still is.
     """
-    with _written_beside(path, data, mode) as temporary:
-        temporary.replace(path)
+    with _writing(path):
+        files.replace_file(path, data, mode)
 
 
 def create_file(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -46,35 +41,15 @@ def create_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         FileExistsError: something is at `path`; it is untouched.
         UserError: the folder cannot be written.
     """
-    with _written_beside(path, data, mode) as temporary:
-        path.hardlink_to(temporary)  # unlike a rename, a link never replaces
+    with _writing(path):
+        files.create_file(path, data, mode)
 
 
 @contextmanager
-def _written_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """Yield a synced temporary file next to `path`; afterwards sync the folder and clean up."""
+def _writing(path: Path) -> Iterator[None]:
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(descriptor, mode)  # mkstemp made it 0600: never wider before this line
-                os.fsync(descriptor)
-            yield temporary
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        yield
     except FileExistsError:
         raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

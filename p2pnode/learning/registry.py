@@ -56,7 +56,7 @@ class Entry:
     options: Mapping[str, Option]
 
 
-HIDDEN = {"hidden": Option(64, 1, 65536)}
+HIDDEN = {"hidden": Option(64, 1, 2**18)}
 TASKS: Mapping[str, Entry] = {"digits": Entry(digits, HIDDEN), "breast-cancer": Entry(breast_cancer, HIDDEN)}
 RULES: Mapping[str, Entry] = {
     "average": Entry(average, {}),

@@ -13,18 +13,18 @@ dead is dropped, so the next `open` dials again.
 exception is our own bug: it leaves `open_network` and takes the node with it.
 """
 
-import errno
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
-from p2pnode.errors import Disconnected, LinkError, Unreachable, UserError
+from p2pnode.errors import Disconnected, LinkError, Unreachable
 from p2pnode.identity.keys import Key
 from p2pnode.net.addresses import AddressBook, parse_address, reachable
 from p2pnode.net.connection import Connection, noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING, identify, ping
+from p2pnode.net.listeners import bind
 from p2pnode.net.multistream import agree
 from p2pnode.net.stream import Libp2pStream, receive
 from p2pnode.net.wire import Meter, Wire
@@ -39,13 +39,13 @@ NEXT_ADDRESS_SECONDS = 0.25
 """Before a peer's next address is tried beside the first, as Happy Eyeballs does (RFC 8305)."""
 
 MOST_CONNECTIONS = 512
-"""About 0.1 MB each. A bootstrap node sees many more peers than that, one after the other."""
+"""Each costs 35 kB when idle. A bootstrap node sees many more peers than that, one after the other."""
 
 MOST_CONNECTIONS_PER_PEER = 4
 """One is used; two peers that dial each other at once have two, and a restart may leave dead ones."""
 
 MOST_STRANGERS = 64
-"""Incoming handshakes at once. Each may take up to `OPEN_SECONDS` and costs some 100 kB."""
+"""Incoming handshakes at once; each may take up to `OPEN_SECONDS`. More hang up at once, and try again."""
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
     Raises:
         UserError: an address of `listen` cannot be used.
     """
-    listeners = await _bind_all(listen)
+    listeners = await bind(listen)
     addresses = [found for listener in listeners for found in reachable(*listener.socket.getsockname()[:2])]
     # The library logs what strangers do to us as warnings and errors; nobody can act on them.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
@@ -67,30 +67,6 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
         finally:
             await network.close()
             nursery.cancel_scope.cancel()
-
-
-async def _bind_all(addresses: Sequence[str]) -> list[trio.SocketListener]:
-    listeners: list[trio.SocketListener] = []
-    try:
-        for address in addresses:
-            listeners += await _bind(address)
-    except UserError:
-        for listener in listeners:
-            await listener.aclose()
-        raise
-    return listeners
-
-
-async def _bind(address: str) -> list[trio.SocketListener]:
-    try:
-        place = parse_address(address)
-        return list(await trio.open_tcp_listeners(place.port, host=place.host))
-    except ValueError as error:
-        raise UserError(f"cannot listen on {address}: {error}") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise UserError(f"cannot listen on {address}: the port is taken, choose another") from error
-        raise UserError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 class Libp2pNetwork:

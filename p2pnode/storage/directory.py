@@ -24,9 +24,10 @@ import platformdirs
 from numpy.typing import NDArray
 
 from p2pnode.errors import UserError
+from p2pnode.files import remove_leftovers
 from p2pnode.ports import PeerAddress, PeerId
 from p2pnode.storage import checkpoint
-from p2pnode.storage.atomic import StorageError, remove_leftovers, write_atomic
+from p2pnode.storage.atomic import StorageError, write_atomic
 
 MAX_PEERS = 256
 """Peers cached: far more than are needed to find one that still answers."""

@@ -54,6 +54,7 @@ def recipe(rule: str = "average", codec: str = "float32", optimizer: str = "sgd"
     """What a toy learner is made of."""
     task = toy_task()
     made = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](0.01)
+    options = {name: option.default for name, option in RULES[rule].options.items()} | options
     built = RULES[rule].build(**options)
     return Recipe(task, layout_of(task), built, CODECS[codec](), made, (rule, codec, options), 5, 8)
 
