@@ -43,6 +43,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     "--wait-peers", default=1, show_default=True, help="Members to wait for before the first round."
 )
 @click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for them at most.")
+@click.option(
+    "--save-every", default=30.0, show_default=True, help="Seconds between two checkpoints at least."
+)
 @click.option("-v", "--verbose", count=True, help="Say more; twice: the libraries too.")
 @click.option("-q", "--quiet", is_flag=True, help="Say warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -57,6 +60,7 @@ def join(
     mdns: bool,
     wait_peers: int,
     wait: float,
+    save_every: float,
     verbose: int,
     quiet: bool,
     as_json: bool,
@@ -65,7 +69,7 @@ def join(
     import trio
 
     from p2pnode.cli import session
-    from p2pnode.config import Config, Start
+    from p2pnode.config import Config, Saving, Start
     from p2pnode.identity.link import check_address, parse_link
     from p2pnode.identity.manifest import load_manifest
     from p2pnode.node import Invitation
@@ -90,6 +94,7 @@ def join(
         peers=tuple(dict.fromkeys([*map(check_address, peers), *known])),
         mdns=mdns,
         start=Start(wait_peers, wait),
+        saving=Saving(save_every),
     )
     tally = Tally()
     console = terminal()

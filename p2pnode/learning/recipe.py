@@ -107,11 +107,14 @@ def _step(recipe: Recipe, state: State, data: Dataset) -> tuple[State, jax.Array
 
     def loss_of(trained: tuple[jax.Array, dict[str, jax.Array]]) -> jax.Array:
         vector, floats = trained
-        return recipe.task.loss(recipe.layout.join(vector, state.private | floats), batch, _key(state, state.step, _LOSS))
+        return recipe.task.loss(
+            recipe.layout.join(vector, state.private | floats), batch, _key(state, state.step, _LOSS)
+        )
 
     trained = state.params, _trained(state.private)
     loss, gradient = jax.value_and_grad(loss_of)(trained)
-    updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, trained)
+    with jax.numpy_dtype_promotion("standard"):  # Adam in optax raises a float to an integer's power
+        updates, optimizer = recipe.optimizer.update(gradient, state.optimizer, trained)
     vector, floats = optax.apply_updates(trained, updates)
     private = state.private | floats
     return state._replace(params=vector, private=private, optimizer=optimizer, step=state.step + 1), loss

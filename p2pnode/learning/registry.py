@@ -131,7 +131,8 @@ def _options(of: str, entry: Entry, given: Mapping[str, object]) -> dict[str, An
             raise UserError(
                 f"option {name} of {of} must be {kind} from {option.low} to {option.high}, not {value!r}"
             )
-    return {name: given.get(name, option.default) for name, option in entry.options.items()}
+    values = {name: option.default for name, option in entry.options.items()} | dict(given)
+    return {name: type(entry.options[name].default)(value) for name, value in values.items()}
 
 
 def _known(kind: str, name: str, table: Mapping[str, T]) -> T:

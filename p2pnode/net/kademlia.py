@@ -144,16 +144,16 @@ class Kademlia:
         asked = {self._me: None}
 
         async def visit(peer: ID) -> None:
-            with trio.move_on_after(VISIT_SECONDS):
-                try:
-                    known.update(dict.fromkeys(await ask(PeerId(str(peer)))))
-                except (LinkError, PeerFault) as error:
-                    logger.debug("%s does not answer: %s", peer, error)
-                else:
-                    await self.add(PeerId(str(peer)))
-                    return
-            known.pop(peer, None)
-            self._dht.routing_table.remove_peer(peer)
+            name = PeerId(str(peer))
+            try:
+                with trio.fail_after(VISIT_SECONDS):
+                    known.update(dict.fromkeys(await ask(name)))
+                await self.add(name)
+            except (LinkError, PeerFault, trio.TooSlowError) as error:
+                logger.debug("%s does not answer: %s", peer, error)
+                known.pop(peer, None)
+                if name not in self._network.connected:  # else it is only busy, and refuses the thirteenth
+                    self._dht.routing_table.remove_peer(peer)
 
         while len(asked) < MOST_VISITS:
             closest = sort_peer_ids_by_distance(key, list(known))[:CLOSEST]

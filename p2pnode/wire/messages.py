@@ -48,7 +48,7 @@ def _number(low: float, high: float) -> Any:
     return field(validator=check)
 
 
-def _bytes(*sizes: int, most: int = 0) -> Any:
+def _bytes(*sizes: int, most: int = -1) -> Any:
     def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
         if type(value) is not bytes or (len(value) not in sizes and len(value) > most):
             raise ValueError(f"{attribute.name} is not a byte string of an allowed length")

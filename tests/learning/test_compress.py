@@ -80,7 +80,7 @@ def test_numpy_and_jax_decode_to_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_has_been_through_a_codec_once_decodes_to_itself_where_rounding_is_done(name: str) -> None:
+def test_numbers_on_the_codecs_grid_come_through_exactly(name: str) -> None:
     zeros = np.zeros(300, np.float32)
     np.testing.assert_array_equal(there_and_back(name, zeros), zeros)
     whole = np.tile(np.float32([-127, 0, 64, 127]), 75) * np.float32(0.25)  # steps of a bfloat16 scale

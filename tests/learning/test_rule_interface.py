@@ -36,7 +36,7 @@ class Slow(NamedTuple):
 
 
 def noloco(alpha: float, beta: float, gamma: float) -> Rule:
-    """Slow parameters take an outer momentum step from the pair's mean (arXiv:2506.10911); two vectors travel."""
+    """Slow parameters take an outer momentum step from the pair's mean: two vectors (arXiv:2506.10911)."""
 
     def merge(
         state: Slow,
@@ -109,7 +109,7 @@ def sparse(keep: int, beta: float) -> Rule:
 
 
 def clipped(partners: int) -> Rule:
-    """Differences clipped to the middle one's length (arXiv:2202.01545): a liar moves us no further than others."""
+    """Differences clipped to the middle one's length: liars pull no harder (arXiv:2202.01545)."""
 
     def merge(
         state: RuleState,

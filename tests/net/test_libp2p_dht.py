@@ -119,6 +119,21 @@ async def test_a_node_that_moved_is_found_where_it_is_now() -> None:
             await until(lambda: second.found[third.network.me].addresses == third.network.addresses)
 
 
+async def test_a_peer_that_is_too_busy_to_answer_is_asked_again() -> None:
+    async with node(1, []) as first:
+        limiter = first._discovery._kademlia._dht._inbound_limiter
+        others = [object() for _ in range(int(limiter.total_tokens))]
+        for other in others:
+            limiter.acquire_on_behalf_of_nowait(other)
+        async with node(2, [first.address]) as second:
+            await until(lambda: first.network.me in second.network.connected)
+            await trio.sleep(0.1)
+            assert not second.found
+            for other in others:
+                limiter.release_on_behalf_of(other)
+            await until(lambda: first.knows(second) and second.knows(first))
+
+
 async def test_a_full_bucket_asks_whether_a_peer_is_still_there() -> None:
     async with node(1, []) as first, peer(2) as second:
         await first.network.connect(full_address(second))
