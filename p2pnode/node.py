@@ -105,8 +105,10 @@ class Node:
         self._seed = int.from_bytes(hashlib.sha256(key.public).digest()[:4], "big")
         self._saved = 0.0  # trio time of the last checkpoint
         self._trainer: Trainer | None = None
+        self._exchanger: Exchanger | None = None
         self._settled = False
         self._work = trio.CancelScope()
+        self._stop = trio.Event()
         self.membership = Membership(
             network=world.network,
             key=key,
@@ -128,6 +130,7 @@ class Node:
         """
         membership = self.membership
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_when_asked)
             with self._work:
                 await nursery.start(membership.run)
                 for peer in self._remembered():
@@ -146,6 +149,13 @@ class Node:
 
     def stop(self) -> None:
         """End in good order: finish or abort the exchange, save, say goodbye."""
+        self._stop.set()
+
+    async def _end_when_asked(self) -> None:
+        await self._stop.wait()
+        if self._exchanger is not None:
+            with trio.move_on_after(self._config.deadlines.of()):
+                await self._exchanger.close()
         self._work.cancel()
 
     # --- the life of a node, in its order ---
@@ -231,6 +241,7 @@ class Node:
             fault=membership.fault,
             deadlines=self._config.deadlines,
         )
+        self._exchanger = exchanger
         network.serve(exchange.PROTOCOL, exchanger.serve)
         network.serve(state.PROTOCOL, donor.serve)
         return exchanger

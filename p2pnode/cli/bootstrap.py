@@ -1,8 +1,14 @@
 """`p2pnode bootstrap`: an entry point to the DHT, and nothing else."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from p2pnode.cli.options import dialable
+
+if TYPE_CHECKING:
+    from p2pnode.storage.directory import DataDirectory
 
 
 @click.command()
@@ -13,7 +19,13 @@ import click
     show_default=True,
     help="Multiaddr. Repeatable.",
 )
-@click.option("--peer", "peers", multiple=True, help="Full address of another bootstrap node. Repeatable.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    callback=dialable,
+    help="Full address of another bootstrap node. Repeatable.",
+)
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where it keeps its key.  [default: by system]"
 )
@@ -22,17 +34,15 @@ def bootstrap(listen: tuple[str, ...], peers: tuple[str, ...], data_dir: Path | 
     """Help nodes of any swarm to find each other, until interrupted. Prints its addresses first."""
     import trio
 
-    from p2pnode.identity.link import check_address
     from p2pnode.observe.console import logging_to, terminal
     from p2pnode.storage.directory import DataDirectory, default_data_dir
 
-    known = tuple(map(check_address, peers))
     folder = data_dir or default_data_dir("bootstrap")
     with logging_to(terminal(), verbose), DataDirectory.open(folder) as directory:
-        trio.run(serve, directory, listen, known)
+        trio.run(serve, directory, listen, peers)
 
 
-async def serve(directory: "DataDirectory", listen: tuple[str, ...], known: tuple[str, ...]) -> None:  # noqa: F821
+async def serve(directory: "DataDirectory", listen: tuple[str, ...], known: tuple[str, ...]) -> None:
     """Answer DHT questions until a signal comes."""
     from random import Random
 

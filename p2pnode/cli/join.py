@@ -1,11 +1,19 @@
 """`p2pnode join`: take part in a swarm with data of one's own."""
 
 import json
+import re
 from pathlib import Path
 
 import click
 
+from p2pnode.cli.options import at_least, dialable
 from p2pnode.errors import UserError
+
+MOST_UNEVEN = 0.01
+"""Below, every label is in one pair of hands already, and the numbers run out of floating point."""
+
+SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]+:")
+"""How a link begins, of whatever kind; a file's name that looks like one is written with `./` before it."""
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -26,7 +34,12 @@ def parse_shard(text: str) -> tuple[int, int]:
 @click.option(
     "--shard", help="Learn from a part of the task's own data instead, e.g. 2/5: the second of five."
 )
-@click.option("--uneven", type=float, help="With --shard: deal labels unevenly; 0.3 is very, 100 hardly.")
+@click.option(
+    "--uneven",
+    type=float,
+    callback=at_least(MOST_UNEVEN),
+    help="With --shard: deal labels unevenly; 0.3 is very, 100 hardly.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
@@ -34,17 +47,35 @@ def parse_shard(text: str) -> tuple[int, int]:
 )
 @click.option("--listen", multiple=True, help="Multiaddr to listen on. Repeatable.  [default: any free port]")
 @click.option(
-    "--peer", "peers", multiple=True, help="Full address of a member or bootstrap node. Repeatable."
+    "--peer",
+    "peers",
+    multiple=True,
+    callback=dialable,
+    help="Full address of a member or bootstrap node. Repeatable.",
 )
 @click.option(
     "--mdns/--no-mdns", default=True, show_default=True, help="Look for members on the local network."
 )
 @click.option(
-    "--wait-peers", default=1, show_default=True, help="Members to wait for before the first round."
+    "--wait-peers",
+    default=1,
+    show_default=True,
+    callback=at_least(0),
+    help="Members to wait for before the first round.",
 )
-@click.option("--wait", default=30.0, show_default=True, help="Seconds to wait for them at most.")
 @click.option(
-    "--save-every", default=30.0, show_default=True, help="Seconds between two checkpoints at least."
+    "--wait",
+    default=30.0,
+    show_default=True,
+    callback=at_least(0.0),
+    help="Seconds to wait for them at most.",
+)
+@click.option(
+    "--save-every",
+    default=30.0,
+    show_default=True,
+    callback=at_least(0.0),
+    help="Seconds between two checkpoints at least.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more; twice: the libraries too.")
 @click.option("-q", "--quiet", is_flag=True, help="Say warnings only.")
@@ -70,7 +101,7 @@ def join(
 
     from p2pnode.cli import session
     from p2pnode.config import Config, Saving, Start
-    from p2pnode.identity.link import check_address, parse_link
+    from p2pnode.identity.link import parse_link
     from p2pnode.identity.manifest import load_manifest
     from p2pnode.node import Invitation
     from p2pnode.observe.console import logging_to, printer, terminal
@@ -81,9 +112,11 @@ def join(
         raise UserError(
             "say what to learn from: --data FILE, or --shard 1/3 for a part of the task's own data"
         )
+    if uneven is not None and shard is None:
+        raise UserError("--uneven deals out the task's own data: it goes with --shard")
     source: Path | session.Shard
     source = session.Shard(*parse_shard(shard), uneven) if shard else data  # type: ignore[assignment]
-    if swarm.startswith("p2pnode:"):
+    if SCHEME.match(swarm):
         link = parse_link(swarm)
         invitation, known = Invitation(link.swarm_id), link.peers
     else:
@@ -91,7 +124,7 @@ def join(
         invitation, known = Invitation(manifest.swarm_id, manifest), manifest.hints.addresses
     config = Config(
         listen=listen or Config.listen,
-        peers=tuple(dict.fromkeys([*map(check_address, peers), *known])),
+        peers=tuple(dict.fromkeys([*peers, *known])),
         mdns=mdns,
         start=Start(wait_peers, wait),
         saving=Saving(save_every),

@@ -182,6 +182,7 @@ class Exchanger:
         self.agenda = Agenda()
         self.slot = Slot()
         self.completed = 0
+        self.again: dict[PeerId, float] = {}  # when a peer that declined wants to be asked again
         self._network = network
         self._model = model
         self._incarnation = incarnation
@@ -208,8 +209,7 @@ class Exchanger:
                 if reply is None:
                     return Result.WITHDRAWN
                 if isinstance(reply, Decline):
-                    self._publish(ExchangeDeclined(partner.peer, reply.reason))
-                    return Result.STRANGER if reply.reason == Reason.STRANGER else Result.DECLINED
+                    return self._declined(partner.peer, reply)
                 with self._exchanging():
                     return await self._initiate(stream, offer, agenda, reply.counted)
         except LinkError:
@@ -244,6 +244,13 @@ class Exchanger:
 
     # --- the initiator ---
 
+    def _declined(self, peer: PeerId, reply: Decline) -> Result:
+        now = trio.current_time()
+        self.again = {other: due for other, due in self.again.items() if due > now}
+        self.again[peer] = now + reply.again
+        self._publish(ExchangeDeclined(peer, reply.reason))
+        return Result.STRANGER if reply.reason == Reason.STRANGER else Result.DECLINED
+
     async def _ask(self, stream: Stream, offer: Offer) -> Accept | Decline | None:
         """The answer to our offer; None when we accepted somebody else's while we waited."""
         reply: Accept | Decline | None = None
@@ -256,7 +263,7 @@ class Exchanger:
         finally:
             self.slot.waiting = None
         if waiting.cancel_called:
-            await send(stream, Withdraw())
+            await _quietly(send(stream, Withdraw()))
             return None
         return reply
 
@@ -276,7 +283,7 @@ class Exchanger:
                 await self._model.apply(decoded, offer.weight)
                 self._remember(offer.exchange)
             self._complete(stream.peer, offer, agenda, counted, started, initiator=True)
-            with trio.move_on_after(self._deadlines.of()):
+            with trio.move_on_after(self._deadlines.of(), shield=True):
                 await _quietly(send(stream, Commit()))
             return Result.COMPLETED
         except (LinkError, PeerFault) as error:

@@ -84,15 +84,17 @@ class Membership:
 
     def found(self, peer: PeerAddress) -> None:
         """Somebody says that `peer` is in this swarm: greet it, unless it is known or greeted now."""
+        if peer.peer == self.network.me or not (peer.peer in self.view or self._worth_meeting(peer.peer)):
+            return
         self.network.learn(peer)
-        if self._nursery is None or peer.peer == self.network.me or peer.peer in self._greeting:
-            return
-        if self.view.full() or len(self._greeting) > 2 * self.view.limit:
-            return  # told about more peers than a view holds: somebody floods us, or the swarm is large
-        if self.view.avoided(peer.peer, trio.current_time()):
-            return
-        scope = self._greeting[peer.peer] = trio.CancelScope()
-        self._nursery.start_soon(self._keep_greeting, peer.peer, scope)
+        if self._nursery is not None and peer.peer not in self._greeting:
+            scope = self._greeting[peer.peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_greeting, peer.peer, scope)
+
+    def _worth_meeting(self, stranger: PeerId) -> bool:
+        """Not when told about more peers than a view holds: somebody floods us, or the swarm is large."""
+        crowded = self.view.full() or len(self._greeting) >= 2 * self.view.limit
+        return not crowded and not self.view.avoided(stranger, trio.current_time())
 
     async def greet(self, peer: PeerId) -> None:
         """Say hello to `peer` once.

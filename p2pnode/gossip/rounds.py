@@ -15,7 +15,7 @@ from random import Random
 
 import trio
 
-from p2pnode.gossip.exchange import AGAIN, Exchanger, Result
+from p2pnode.gossip.exchange import Exchanger, Result
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Member
 from p2pnode.identity.manifest import Training
@@ -26,7 +26,10 @@ LONGEST_CHUNK = 10
 """Local steps in one compiled chunk at most: a difference waits for the end of one."""
 
 OFFERS = 12
-"""Offers a node makes in one round at most. When so many were declined, the others are all busy."""
+"""Offers and pauses of a node in one round at most. After so many, the others are all busy."""
+
+LONGEST_PAUSE = 0.25
+"""Seconds a node waits for a partner that is busy. Who wants to be asked later than that is left alone."""
 
 
 def chunk_length(steps: int) -> int:
@@ -87,22 +90,28 @@ class Rounds:
                     await sought.wait()
 
     async def _seek(self, sought: trio.Event) -> None:
-        """Have one exchange, by our own offer or another's. Returns when everybody was busy, too."""
-        had, offers = self.exchanger.completed, 0
-        while offers < OFFERS and (partners := self.membership.view.partners(trio.current_time())):
-            for member in order(self.me, partners, self.model.round, self.membership.swarm, self.random):
-                while self.exchanger.slot.busy:
-                    await self.exchanger.slot.free.wait()
-                if self.exchanger.completed > had or offers == OFFERS:
-                    offers = OFFERS
-                    break
-                offers += 1
-                if await self.exchanger.offer(member) in (
-                    Result.STRANGER,
-                    Result.ABORTED,
-                    Result.UNREACHABLE,
-                ):
-                    self.membership.suspect(member.peer)
-            else:
-                await trio.sleep(self.random.uniform(0.5, 1.5) * AGAIN)
+        """Have one exchange, by our own offer or another's. Returns when everybody is busy, too."""
+        had = self.exchanger.completed
+        for _ in range(OFFERS):
+            while self.exchanger.slot.busy:
+                await self.exchanger.slot.free.wait()
+            partner, pause = self._choose()
+            if self.exchanger.completed > had or partner is None or pause > LONGEST_PAUSE:
+                break
+            if pause > 0:
+                await trio.sleep(pause)
+            elif await self.exchanger.offer(partner) in (Result.STRANGER, Result.ABORTED, Result.UNREACHABLE):
+                self.membership.suspect(partner.peer)
+                await trio.sleep(LONGEST_PAUSE)
         sought.set()
+
+    def _choose(self) -> tuple[Member | None, float]:
+        """The next partner to try, and how many seconds to wait for it; jittered, lest two wait alike."""
+        now = trio.current_time()
+        members = self.membership.view.partners(now)
+        if not members:
+            return None, 0.0
+        ordered = order(self.me, members, self.model.round, self.membership.swarm, self.random)
+        pauses = [max(0.0, self.exchanger.again.get(member.peer, now) - now) for member in ordered]
+        soonest = pauses.index(min(pauses))
+        return ordered[soonest], pauses[soonest] * self.random.uniform(1.0, 2.0)

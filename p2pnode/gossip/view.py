@@ -58,7 +58,7 @@ def member_of(peer: PeerId, hello: Hello) -> Member:
 
 def avoidance(faults: int) -> float:
     """Seconds to leave a peer alone after its `faults`-th fault: doubling, capped."""
-    return min(2.0**faults, MAX_AVOIDANCE)
+    return min(2.0 ** min(faults, 16), MAX_AVOIDANCE)  # no float holds 2 to the 1024th
 
 
 class View:

@@ -6,6 +6,7 @@ rows are dealt out in proportions drawn from a symmetric Dirichlet distribution;
 """
 
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,6 +17,15 @@ from p2pnode.errors import UserError
 
 FILE_BYTES = 1 << 30  # a user's own file, on disk: what a laptop can still hold in memory after expansion
 ARRAY_BYTES = 4 << 30  # one array of it, expanded: a few compressed kilobytes may announce any size
+
+_DAMAGED = (
+    ValueError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)  # as the readers say it
 
 
 class Dataset(NamedTuple):
@@ -59,7 +69,7 @@ def load_npz(path: Path, least: int = 2) -> Dataset:
             x, y = _array(file, path, "x"), _array(file, path, "y")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{path} is no .npz file of plain arrays; write it with numpy.savez(path, x=x, y=y)"
         ) from error

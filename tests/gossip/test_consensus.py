@@ -53,7 +53,7 @@ def assert_mean_is_kept(vectors: list[np.ndarray]) -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 8])
 async def test_rounds_contract_to_the_mean_with_overlap_on(n: int, duration: int, clock: MockClock) -> None:
     async with ends(fabric(duration), n, compute=slow(ROUND), overlap=10 * STEPS) as members:
-        await gossip(members, rounds=120 + 60 * duration, overlap=10 * STEPS)
+        await gossip(members, rounds=250 + 60 * duration, overlap=10 * STEPS)
         vectors = [await end.trainer.vector() for end in members]
         assert spread(vectors) < 1e-6
         assert_mean_is_kept(vectors)

@@ -34,7 +34,7 @@ def _init(key: jax.Array) -> dict[str, jax.Array]:
 
 
 def _loss(params: dict[str, jax.Array], batch: Dataset, key: jax.Array) -> jax.Array:
-    guess = batch.x @ params["body"] @ params["head"] / 100 + jnp.sum(params["half"]).astype(jnp.float32)
+    guess = batch.x @ params["body"] @ params["head"] / 10 + jnp.sum(params["half"]).astype(jnp.float32)
     return jnp.mean((guess - batch.y.astype(jnp.float32)) ** 2)
 
 

@@ -1,6 +1,7 @@
 """Reading rows and dealing them out."""
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (tmp_path / "cut.npz").write_bytes(whole[:length])
         with pytest.raises(UserError):
             load_npz(tmp_path / "cut.npz")
+
+
+def test_a_damaged_file_is_read_or_refused_but_never_our_crash(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    whole, path = save(tmp_path, x=x, y=np.arange(8)).read_bytes(), tmp_path / "damaged.npz"
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with suppress(UserError):
+            load_npz(path)
 
 
 def test_a_small_file_that_announces_a_huge_array_is_refused_before_memory_is_taken(tmp_path: Path) -> None:

@@ -1,0 +1,402 @@
+"""Hellos: who becomes a member, how long it stays one, and what a liar can do."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from attrs import evolve
+from trio.testing import MockClock
+
+from p2pnode.errors import Fault, PeerFault
+from p2pnode.events import PeerAlive, PeerFaulted, PeerLost
+from p2pnode.gossip.membership import PROTOCOL, VERSION, Superseded, claim
+from p2pnode.gossip.view import MAX_AVOIDANCE, Stage, View, avoidance
+from p2pnode.identity.keys import Key
+from p2pnode.net.memory import MemoryFabric, MemoryNetwork
+from p2pnode.net.memory_link import Link
+from p2pnode.ports import PeerAddress, PeerId, Stream
+from p2pnode.wire.messages import MAX_PEERS, Goodbye, Hello, Refused, receive, send
+from tests.gossip.ends import DEADLINES, End, ends, key, key_of, make_end, manifest
+
+SWARM = bytes(32)
+LATENCY = 0.01
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
+
+
+def fabric() -> MemoryFabric:
+    return MemoryFabric(seed=1, link=Link(latency=LATENCY))
+
+
+def address(peer: PeerId) -> PeerAddress:
+    return PeerAddress(peer, (f"/memory/{peer}",))
+
+
+@asynccontextmanager
+async def strangers(network: MemoryFabric, count: int) -> AsyncIterator[list[End]]:
+    """Running members of one swarm who know nobody yet, in the order of their peer ids."""
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        made = []
+        for index, peer in enumerate(sorted(key(index).peer for index in range(count))):
+            end = await make_end(await stack.enter_async_context(network.network(peer)), index)
+            end.membership.manifest = manifest()
+            await nursery.start(end.membership.run)
+            made.append(end)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def outsider(network: MemoryFabric, own: Key, near: End) -> AsyncIterator[MemoryNetwork]:
+    """A peer without a node behind it, whose hellos are written by hand. It knows `near`."""
+    async with network.network(own.peer) as made:
+        made.learn(address(near.network.me))
+        yield made
+
+
+def hello(own: Key, near: End, **changes: Any) -> Hello:
+    """A hello from `own` with which nothing is wrong, but for `changes`."""
+    incarnation = changes.pop("incarnation", 5)
+    good = Hello(
+        version=VERSION,
+        swarm=SWARM,
+        incarnation=incarnation,
+        proof=own.sign(claim(SWARM, incarnation)),
+        stage=Stage.TRAINING,
+        round=0,
+        layout=near.trainer.layout,
+        members=b"",
+        sketch=b"",
+        credential=b"",
+        addresses=(f"/memory/{own.peer}",),
+        peers=(),
+    )
+    return evolve(good, **changes)
+
+
+async def ask(network: MemoryNetwork, end: End, question: Hello) -> Hello | Refused:
+    stream = await network.open(end.network.me, PROTOCOL)
+    await send(stream, question)
+    return await receive(stream, Hello, Refused)
+
+
+async def answer(with_: Hello | Refused, stream: Stream) -> None:
+    await receive(stream, Hello, Goodbye)
+    await send(stream, with_)
+
+
+async def lost(end: End, peer: PeerId) -> float:
+    """Seconds until `peer` is out of the view of `end`."""
+    started = trio.current_time()
+    while peer in end.membership.view:
+        await end.membership.changed.wait()
+    return trio.current_time() - started
+
+
+def faults_of(end: End, peer: PeerId) -> list[str]:
+    return [
+        event.fault for event in end.events if isinstance(event, PeerFaulted) and event.peer == peer
+    ]
+
+
+OUTSIDER = key(200)
+WRONG = {
+    "another version": ({"version": VERSION + 1}, Fault.WRONG_VERSION),
+    "another swarm": ({"swarm": b"x" * 32}, Fault.WRONG_SWARM),
+    "another layout": ({"layout": b"x" * 32}, Fault.WRONG_LAYOUT),
+    "no proof": ({"proof": bytes(64)}, Fault.FALSE_CLAIM),
+    "another's proof": ({"proof": key(201).sign(claim(SWARM, 5))}, Fault.FALSE_CLAIM),
+    "a proof for another swarm": ({"proof": OUTSIDER.sign(claim(b"x" * 32, 5))}, Fault.FALSE_CLAIM),
+    "a proof for another start": ({"proof": OUTSIDER.sign(claim(SWARM, 4))}, Fault.FALSE_CLAIM),
+    "a credential that nobody asked for": ({"credential": b"let me in"}, Fault.NOT_ADMITTED),
+}
+wrong = pytest.mark.parametrize(("changes", "fault"), WRONG.values(), ids=WRONG.keys())
+
+
+async def test_a_hello_makes_each_a_member_of_the_others_view(clock: MockClock) -> None:
+    async with strangers(fabric(), 2) as (one, other):
+        one.membership.standing.round = 7
+        one.network.learn(address(other.network.me))
+        await one.membership.greet(other.network.me)
+        seen = other.membership.view.get(one.network.me)
+        assert other.network.me in one.membership.view
+        assert seen is not None
+        assert (seen.round, seen.stage, seen.incarnation) == (7, Stage.TRAINING, 1000)
+        assert other.of(PeerAlive) == [PeerAlive(one.network.me, 7)]
+        await trio.sleep(30)
+        assert len(one.of(PeerAlive)) == len(other.of(PeerAlive)) == 1
+
+
+@wrong
+async def test_who_does_not_belong_here_is_refused_and_counted(
+    changes: dict[str, Any], fault: Fault, clock: MockClock
+) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as bad:
+        reply = await ask(bad, end, hello(OUTSIDER, end, **changes))
+        assert isinstance(reply, Refused) and reply.reason.startswith(fault)
+        assert faults_of(end, bad.me) == [fault]
+        assert not len(end.membership.view)
+        await trio.sleep(avoidance(1))
+        assert isinstance(await ask(bad, end, hello(OUTSIDER, end)), Hello)
+        assert bad.me in end.membership.view
+
+
+@wrong
+async def test_who_answers_a_hello_without_belonging_here_is_counted(
+    changes: dict[str, Any], fault: Fault, clock: MockClock
+) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as bad:
+        bad.serve(PROTOCOL, partial(answer, hello(OUTSIDER, end, **changes)))
+        end.membership.found(address(bad.me))
+        await trio.sleep(10)
+        assert faults_of(end, bad.me) == [fault]  # and it is not greeted again unless found again
+        assert not len(end.membership.view)
+
+
+async def test_a_peer_whose_id_holds_no_ed25519_key_is_refused_and_counted(clock: MockClock) -> None:
+    network = fabric()
+    for name in ("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "alice", "0OIl"):
+        async with strangers(network, 1) as (end,), network.network(PeerId(name)) as bad:
+            bad.learn(address(end.network.me))
+            assert isinstance(await ask(bad, end, hello(OUTSIDER, end)), Refused)
+            assert faults_of(end, bad.me) == [Fault.NOT_ADMITTED]
+            assert not len(end.membership.view)
+
+
+async def test_a_newcomer_without_a_manifest_is_a_member_but_no_partner(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as new:
+        await ask(new, end, hello(OUTSIDER, end, layout=b"", stage=Stage.NEWCOMER))
+        assert new.me in end.membership.view
+        assert not end.membership.view.partners(trio.current_time())
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x0f"]
+)
+async def test_garbage_in_place_of_a_hello_is_counted(data: bytes, clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as bad:
+        await (await bad.open(end.network.me, PROTOCOL)).send(data)
+        await trio.sleep(1)
+        assert len(faults_of(end, bad.me)) == 1
+
+
+async def test_a_chain_of_nodes_that_know_one_other_ends_up_knowing_all(clock: MockClock) -> None:
+    async with strangers(fabric(), 8) as chain:
+        for one, next_one in zip(chain, chain[1:], strict=False):
+            one.membership.found(address(next_one.network.me))
+        with trio.fail_after(60):
+            for end in chain:
+                while len(end.membership.view) < 7:
+                    await end.membership.changed.wait()
+        assert not any(end.of(PeerFaulted) + end.of(PeerLost) for end in chain)
+
+
+async def test_goodbye_removes_at_once_and_for_good(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 3) as (one, *others):
+        for other in others:
+            one.membership.found(address(other.network.me))
+        await trio.sleep(20)
+        await one.membership.say_goodbye()
+        network.kill(one.network.me)
+        await trio.sleep(1)
+        for other in others:
+            assert other.of(PeerLost) == [PeerLost(one.network.me, "goodbye")]
+        await trio.sleep(60)
+        for other in others:
+            assert len(other.of(PeerAlive)) == 2  # nobody brought it back by hearsay
+
+
+async def test_silence_removes_within_a_bounded_time(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 3) as (one, *others):
+        for other in others:
+            one.membership.found(address(other.network.me))
+        await trio.sleep(20)
+        network.kill(one.network.me)
+        for other in others:
+            timing = other.membership.timing
+            assert await lost(other, one.network.me) <= timing.misses * 1.5 * timing.interval + 1
+            assert other.of(PeerLost) == [PeerLost(one.network.me, "silent")]
+        await trio.sleep(60)
+        assert all(one.network.me not in other.membership.view for other in others)
+
+
+async def test_a_suspected_peer_that_is_gone_is_lost_at_once_and_a_living_one_is_kept(
+    clock: MockClock,
+) -> None:
+    network = fabric()
+    async with strangers(network, 2) as (one, other):
+        one.membership.found(address(other.network.me))
+        await trio.sleep(1)
+        one.membership.suspect(other.network.me)
+        await trio.sleep(0.5)
+        assert other.network.me in one.membership.view
+        network.kill(other.network.me)
+        one.membership.suspect(other.network.me)
+        assert await lost(one, other.network.me) < 1
+
+
+async def test_a_frozen_peer_costs_a_deadline_a_hello_and_is_dropped(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 2) as (end, other), outsider(network, OUTSIDER, end) as frozen:
+
+        async def freeze(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        frozen.serve(PROTOCOL, freeze)
+        await ask(frozen, end, hello(OUTSIDER, end))
+        end.membership.found(address(other.network.me))
+        started = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await end.membership.greet(frozen.me)
+        assert trio.current_time() - started == pytest.approx(DEADLINES.of())
+        timing = end.membership.timing
+        bound = timing.misses * (1.5 * timing.interval + DEADLINES.of())
+        assert await lost(end, frozen.me) + DEADLINES.of() <= bound + 1
+        assert other.network.me in end.membership.view
+
+
+async def test_who_opens_a_stream_and_says_nothing_is_counted_after_one_deadline(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as silent:
+        await silent.open(end.network.me, PROTOCOL)
+        await trio.sleep(DEADLINES.of() + 1)
+        assert faults_of(end, silent.me) == [Fault.STALLED]
+
+
+async def test_a_peer_that_comes_back_is_alive_again(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as peer:
+        for incarnation in (5, 5, 6):
+            await ask(peer, end, hello(OUTSIDER, end, incarnation=incarnation, round=incarnation))
+        assert end.of(PeerAlive) == [PeerAlive(peer.me, 5), PeerAlive(peer.me, 6)]
+        member = end.membership.view.get(peer.me)
+        assert member is not None and member.incarnation == 6
+
+
+async def test_the_earlier_of_two_processes_with_one_key_stops(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (witness,):
+        async with outsider(network, OUTSIDER, witness) as later:
+            await ask(later, witness, hello(OUTSIDER, witness, incarnation=2000))
+        async with outsider(network, OUTSIDER, witness) as same:
+            reply = await ask(same, witness, hello(OUTSIDER, witness, incarnation=1999))
+            assert isinstance(reply, Refused)
+            assert (reply.incarnation, reply.proof) == (2000, OUTSIDER.sign(claim(SWARM, 2000)))
+            member = witness.membership.view.get(same.me)
+            assert member is not None and member.incarnation == 2000
+            assert not faults_of(witness, same.me)
+            earlier = await make_end(same, 200)
+            with pytest.RaisesGroup(
+                pytest.RaisesExc(Superseded, match="--data-dir"), flatten_subgroups=True
+            ):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(earlier.membership.run)
+                    earlier.membership.found(address(witness.network.me))
+
+
+async def test_a_claim_of_being_superseded_that_is_not_signed_stops_nobody(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as liar:
+        me, own = end.membership.incarnation, key_of(end.network.me)
+        forgeries = [
+            Refused("superseded", 2**50, b""),
+            Refused("superseded", 2**50, bytes(64)),
+            Refused("superseded", 2**50, OUTSIDER.sign(claim(SWARM, 2**50))),
+            Refused("superseded", 2**50, own.sign(claim(b"x" * 32, 2**50))),
+            Refused("superseded", me, own.sign(claim(SWARM, me))),  # its own word, of this very start
+            Refused("superseded", me - 1, own.sign(claim(SWARM, me - 1))),  # of a start before
+        ]
+        for count, forged in enumerate(forgeries, start=1):
+            liar.serve(PROTOCOL, partial(answer, forged))
+            end.membership.found(address(liar.me))
+            await trio.sleep(MAX_AVOIDANCE + 1)
+            assert len(faults_of(end, liar.me)) == count
+
+
+async def test_a_flood_of_hints_stays_within_the_bounds(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 2) as (end, other), outsider(network, OUTSIDER, end) as flood:
+        flood.serve(PROTOCOL, partial(answer, hello(OUTSIDER, end)))
+        membership, limit = end.membership, 8
+        membership.view.limit = limit
+        for wave in range(50):
+            names = [f"nobody {wave} {number}" for number in range(MAX_PEERS)]
+            peers = tuple((name, (f"/memory/{name}",) * 8) for name in names)
+            await ask(flood, end, hello(OUTSIDER, end, peers=peers))
+            assert len(membership._greeting) <= 2 * limit + 1
+        assert len(end.network._known) < 50 * MAX_PEERS  # type: ignore[attr-defined]
+        other.membership.found(address(end.network.me))
+        await trio.sleep(60)
+        assert [member.peer for member in membership.view.all()] == sorted([flood.me, other.network.me])
+        assert set(membership._greeting) == {flood.me, other.network.me}
+
+
+async def test_a_member_that_fills_the_view_is_missed_when_it_goes(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 3) as (end, other, third):
+        end.membership.view.limit = 1
+        other.membership.found(address(end.network.me))
+        await trio.sleep(1)
+        third.membership.found(address(end.network.me))
+        await trio.sleep(10)
+        assert [member.peer for member in end.membership.view.all()] == [other.network.me]
+        network.kill(other.network.me)
+        await lost(end, other.network.me)
+        await trio.sleep(20)
+        assert [member.peer for member in end.membership.view.all()] == [third.network.me]
+
+
+def test_faults_of_many_strangers_are_forgotten_oldest_first() -> None:
+    view = View(8)
+    for index in range(1000):
+        view.fault(PeerId(str(index)), now=float(index))
+        assert len(view._faults) <= 4 * 8
+    assert view.avoided(PeerId("999"), now=999.0)
+
+
+def test_avoidance_doubles_up_to_a_minute() -> None:
+    assert [avoidance(count) for count in (1, 2, 3)] == [2.0, 4.0, 8.0]
+    assert avoidance(6) == avoidance(10_000) == MAX_AVOIDANCE
+
+
+async def test_a_member_that_misbehaves_is_avoided_for_its_time_and_no_longer(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (one, other):
+        view, peer = one.membership.view, other.network.me
+        for count in range(1, 9):
+            one.membership.fault(peer, PeerFault(Fault.STALLED, "test"))
+            await trio.sleep(avoidance(count) - 0.01)
+            assert not view.partners(trio.current_time())
+            await trio.sleep(0.02)
+            assert [member.peer for member in view.partners(trio.current_time())] == [peer]
+        assert peer in view
+
+
+async def test_a_stranger_that_misbehaved_is_met_again_after_its_time(clock: MockClock) -> None:
+    async with strangers(fabric(), 2) as (one, other):
+        one.membership.fault(other.network.me, PeerFault(Fault.STALLED, "test"))
+        one.membership.found(address(other.network.me))
+        await trio.sleep(avoidance(1))
+        assert not len(one.membership.view)
+        one.membership.found(address(other.network.me))
+        await trio.sleep(1)
+        assert other.network.me in one.membership.view
+
+
+def test_a_full_view_takes_nobody_in_and_still_keeps_its_members_up_to_date() -> None:
+    view = View(0)
+    assert view.full() and not view.all()
+    assert view.missed(PeerId("x")) == 0
+    assert not view.remove(PeerId("x"))
