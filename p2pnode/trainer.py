@@ -60,6 +60,7 @@ class Trainer:
         self._overlap = overlap
         self._turn = trio.Lock()
         self._own: dict[str, jax.Array] | None = None  # the snapshot kept aside, as it was sent
+        self._spent: list[object] = []  # what the last exchange left behind
         self._ahead = 0  # steps since that snapshot
         self._closed = trio.Event()
         self._state: State = learner.init(seed)
@@ -103,6 +104,7 @@ class Trainer:
 
     async def snapshot(self) -> Sequence[memoryview]:
         def work() -> tuple[State, dict[str, jax.Array], Sequence[memoryview]]:
+            self._spent.clear()  # here, since freeing large arrays takes milliseconds that the loop lacks
             state, own = self._learner.share(self._state)
             return state, own, arrays.pack({name: np.asarray(value) for name, value in own.items()})
 
@@ -116,9 +118,8 @@ class Trainer:
     async def decode(self, payload: memoryview) -> object:
         def work() -> tuple[object, bool]:
             encoded = arrays.unpack(self._learner.payload, payload)
-            decoded, finite = self._learner.decode(
-                {name: jax.numpy.asarray(a) for name, a in encoded.items()}
-            )
+            # Copied, not only viewed: the payload's memory will hold another snapshot later.
+            decoded, finite = self._learner.decode({name: jax.numpy.array(a) for name, a in encoded.items()})
             return decoded, bool(finite)
 
         decoded, finite = await self._compute(work)
@@ -133,9 +134,11 @@ class Trainer:
             self._state = await self._compute(
                 lambda: jax.block_until_ready(self._learner.merge(self._state, own, decoded, weight))
             )
+        self._spent.append(decoded)
         self.drop()
 
     def drop(self) -> None:
+        self._spent.append(self._own)
         self._own = None
         self._closed.set()
 

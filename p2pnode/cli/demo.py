@@ -36,12 +36,16 @@ def demo(nodes: int, task: str, seed: int, rounds: int | None, as_json: bool) ->
     """Start NODES nodes on this machine and show what they gain from each other."""
     processes.single_threaded()
     from p2pnode.cli.report import Watch
-    from p2pnode.cli.session import Shard
+    from p2pnode.cli.session import Shard, rows_of
+    from p2pnode.learning import registry
     from p2pnode.observe.console import terminal
     from p2pnode.observe.live import LiveView
 
     manifest = make_manifest(task, seed, rounds)
     shards = [Shard(index, nodes, UNEVEN) for index in range(nodes)]
+    rows_of(shards[0])(
+        manifest, registry.TASKS[task].build(**manifest.task.options)
+    )  # refuses too many nodes
     names = [f"node {index + 1}" for index in range(nodes)]
     watch, console = Watch(names), terminal()
     with tempfile.TemporaryDirectory(prefix="p2pnode-demo-") as folder, processes.reserved_port() as port:

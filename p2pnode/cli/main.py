@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 our own bug, with a traceback; 2 a person's mistake, with 
 what to do. Results go to stdout, everything else to stderr.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -43,6 +44,7 @@ def p2pnode() -> None:
 
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a node runs there is nothing to put in order
     try:
         p2pnode(prog_name="p2pnode")
     except UserError as error:

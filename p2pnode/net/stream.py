@@ -15,6 +15,9 @@ from p2pnode.ports import Bytes, PeerId
 LINGER_SECONDS = 10.0
 """How long a peer may go on after its handler is done, before the stream is dropped."""
 
+MOST_READ = 256 * 1024
+"""Taken from the library's buffer at once: a window of 16 MiB, copied whole, would hold up the loop."""
+
 _ENDED = (IOException, MuxedConnError, MuxedStreamError)
 """What the library raises when a stream or its connection is over."""
 
@@ -62,7 +65,7 @@ class Libp2pStream:
         with _disconnects(self._peer):
             await trio.lowlevel.checkpoint()
             while rest:
-                data = await self._muxer.read_some(self._stream, len(rest))
+                data = await self._muxer.read_some(self._stream, min(len(rest), MOST_READ))
                 rest[: len(data)] = data
                 rest = rest[len(data) :]
 

@@ -1,5 +1,6 @@
 """What a person gets wrong is answered with one line that says so, exit code 2, and no traceback."""
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ def complaint(
 ) -> Iterator[Command]:
     """Runs the command in a folder of its own, and returns the one line it complains with."""
     monkeypatch.chdir(tmp_path)
+    interrupt = signal.getsignal(signal.SIGINT)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     cache = {name: value for name, value in jax.config.values.items() if "compilation_cache" in name}
@@ -45,6 +47,7 @@ def complaint(
     yield run
     for name, value in cache.items():
         jax.config.update(name, value)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture
@@ -145,7 +148,10 @@ def test_a_wrong_name_is_answered_with_the_nearest(
     assert says in complaint("swarm", "create", "s.toml", *words)
 
 
-def test_the_demo_knows_its_tasks(complaint: Command) -> None:
+def test_the_demo_knows_its_tasks_and_how_many_they_feed(complaint: Command) -> None:
+    assert "cannot give 32 nodes 20 each: ask for fewer nodes" in complaint(
+        "demo", "--nodes", 32, "--task", "breast-cancer"
+    )
     assert "unknown task 'cats'" in complaint("demo", "--task", "cats")
 
 

@@ -101,9 +101,7 @@ async def lost(end: End, peer: PeerId) -> float:
 
 
 def faults_of(end: End, peer: PeerId) -> list[str]:
-    return [
-        event.fault for event in end.events if isinstance(event, PeerFaulted) and event.peer == peer
-    ]
+    return [event.fault for event in end.events if isinstance(event, PeerFaulted) and event.peer == peer]
 
 
 OUTSIDER = key(200)
@@ -180,9 +178,7 @@ async def test_a_newcomer_without_a_manifest_is_a_member_but_no_partner(clock: M
         assert not end.membership.view.partners(trio.current_time())
 
 
-@pytest.mark.parametrize(
-    "data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x0f"]
-)
+@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", b"\x00\x00\x00\x02\x91\x0f"])
 async def test_garbage_in_place_of_a_hello_is_counted(data: bytes, clock: MockClock) -> None:
     network = fabric()
     async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as bad:
@@ -299,9 +295,7 @@ async def test_the_earlier_of_two_processes_with_one_key_stops(clock: MockClock)
             assert member is not None and member.incarnation == 2000
             assert not faults_of(witness, same.me)
             earlier = await make_end(same, 200)
-            with pytest.RaisesGroup(
-                pytest.RaisesExc(Superseded, match="--data-dir"), flatten_subgroups=True
-            ):
+            with pytest.RaisesGroup(pytest.RaisesExc(Superseded, match="--data-dir"), flatten_subgroups=True):
                 async with trio.open_nursery() as nursery:
                     await nursery.start(earlier.membership.run)
                     earlier.membership.found(address(witness.network.me))
