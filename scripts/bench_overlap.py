@@ -91,8 +91,12 @@ def manifest(codec: str) -> Manifest:
 async def node(index: int, codec: str) -> AsyncIterator[Parts]:
     """A node that trains until the block ends, wired as `p2pnode/node.py` wires it."""
     key, made, compute = Key(bytes([index]) * 32), manifest(codec), Worker()
-    learner = registry.build(made)
-    trainer = Trainer(learner, learner.task.load()[0], {}, compute, index, made.training.overlap)
+
+    def build() -> Trainer:
+        learner = registry.build(made)
+        return Trainer(learner, learner.task.load()[0], {}, compute, index, made.training.overlap)
+
+    trainer = await compute(build)
     await trainer.warm_up()
     async with open_network(key, ["/ip4/127.0.0.1/tcp/0"]) as network, trio.open_nursery() as nursery:
         membership = Membership(

@@ -14,7 +14,8 @@ contains, and in the end compares sketches of the settled models: 16 numbers, a 
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -84,24 +85,26 @@ class Settling:
     membership: Membership
     finish: Finish
     deadlines: Deadlines
+    _sketches: dict[PeerId, bytes] = field(default_factory=dict, init=False)
 
     async def run(self) -> Settlement:
         """Wait for the others, agree on who they are, average exactly, compare."""
         self.membership.standing.stage = Stage.DONE
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.membership.greet_all)
+            nursery.start_soon(self._listen)
             await self._until(
                 lambda view: all(m.stage != Stage.TRAINING for m in view.all()), self.finish.grace
             )
             members = await self._agree(nursery)
             counted = await self._average(members)
-            proof = sketch(await self.model.vector(), digest(members)).tobytes()
+            proof = sketch(await self.model.vector(), self.membership.swarm).tobytes()
             self.membership.standing.stage, self.membership.standing.sketch = Stage.SETTLED, proof
-            nursery.start_soon(self.membership.greet_all)
             others = [member for member in members if member != self.me]
-            await self._until(
-                lambda view: all(m.sketch for peer in others if (m := view.get(peer))), self.finish.linger
-            )
+            with trio.move_on_after(self.finish.linger):
+                async with trio.open_nursery() as last:
+                    last.start_soon(self.membership.greet_all)
+                    await self._until(partial(self._heard_all, others), self.finish.linger)
             nursery.cancel_scope.cancel()
         return Settlement(len(members), counted, self._spread(proof, others))
 
@@ -140,12 +143,21 @@ class Settling:
                 await changed.wait()
         return False
 
+    async def _listen(self) -> None:
+        """Keep the sketches of those who have settled: they may be gone when this node has."""
+        while True:
+            changed = self.membership.changed
+            self._heard_all((), self.membership.view)
+            await changed.wait()
+
+    def _heard_all(self, others: Sequence[PeerId], view: View) -> bool:
+        self._sketches.update((member.peer, member.sketch) for member in view.all() if member.sketch)
+        return all(peer in self._sketches for peer in others if peer in view)
+
     def _spread(self, own: bytes, others: Sequence[PeerId]) -> float:
-        """The largest distance to the settled model of one of `others` who is still there."""
-        known = (self.membership.view.get(peer) for peer in others)
-        return max(
-            (distance(own, member.sketch) for member in known if member and member.sketch), default=0.0
-        )
+        """The largest distance to the settled model of one of `others`."""
+        heard = (self._sketches[peer] for peer in others if peer in self._sketches)
+        return max((distance(own, theirs) for theirs in heard), default=0.0)
 
     async def _average(self, members: Sequence[PeerId]) -> int:
         """Walk through the schedule; how many members the result contains."""

@@ -25,6 +25,7 @@ from p2pnode.wire.messages import Content, Fetch, receive, send
 PROTOCOL = "/p2pnode/state/1"
 MAX_MANIFEST = 64 * 1024  # bytes; the same bound as for a manifest file
 FRESH = 30.0  # seconds for which a donor keeps one content, so that transfers can be resumed
+PIECE = 1 << 20  # bytes received at once, and at most lost when a transfer breaks
 RESUMES = 3  # times a broken transfer from one donor is taken up again
 
 
@@ -47,7 +48,7 @@ class Donor:
     _content: bytes = field(default=b"", init=False)
     _digest: bytes = field(default=b"", init=False)
     _round: int = field(default=0, init=False)
-    _made: float = field(default=-FRESH, init=False)
+    _made: float = field(default=0.0, init=False)
 
     async def serve(self, stream: Stream) -> None:
         """Answer one fetch. A broken link ends it quietly."""
@@ -71,7 +72,8 @@ class Donor:
             return self.manifest, hashlib.sha256(self.manifest).digest(), 0
         if question.what != "model":
             raise PeerFault(Fault.MALFORMED, f"asks for {question.what!r}")
-        if trio.current_time() - self._made >= FRESH and question.digest != self._digest:
+        stale = trio.current_time() - self._made >= FRESH
+        if not self._digest or (stale and question.digest != self._digest):
             self._round = self.model.round
             self._content = (await self.model.vector()).tobytes()
             self._digest = hashlib.sha256(self._content).digest()
@@ -87,6 +89,15 @@ class Fetched:
     round: int
 
 
+@dataclass
+class _Partial:
+    """What has arrived of a content so far."""
+
+    content: bytearray = field(default_factory=bytearray)
+    arrived: int = 0
+    digest: bytes = b""
+
+
 async def fetch(
     network: Network, donor: PeerId, what: str, deadlines: Deadlines, *, least: int, most: int
 ) -> Fetched:
@@ -96,34 +107,45 @@ async def fetch(
         LinkError: the donor cannot be reached, or its transfers keep breaking.
         PeerFault: it stalls, or sends something of another size or hash than it should.
     """
-    received = bytearray()
-    arrived, digest = 0, b""
+    partial = _Partial()
     for attempt in range(RESUMES + 1):
         try:
             with trio.fail_after(deadlines.of(most)):
                 stream = await network.open(donor, PROTOCOL)
-                await send(stream, Fetch(what, digest, arrived))
-                head = await receive(stream, Content)
-                if not least <= head.size <= most or head.offset not in (0, arrived):
-                    raise PeerFault(Fault.OVERSIZED, f"a {what} of {head.size} bytes from {head.offset} on")
-                if head.offset == 0:
-                    received, arrived = bytearray(head.size), 0
-                digest = head.digest
-                while arrived < head.size:
-                    part = min(1 << 20, head.size - arrived)
-                    await stream.receive_into(memoryview(received)[arrived : arrived + part])
-                    arrived += part
-                await stream.close()
+                try:
+                    round = await _go_on(stream, what, partial, least, most)
+                    await stream.close()
+                except BaseException:
+                    await stream.reset()
+                    raise
         except Disconnected:
             if attempt == RESUMES:
                 raise
         except trio.TooSlowError as error:
             raise PeerFault(Fault.STALLED, f"did not deliver its {what}") from error
         else:
-            if hashlib.sha256(received).digest() != head.digest:
+            if hashlib.sha256(partial.content).digest() != partial.digest:
                 raise PeerFault(Fault.FALSE_CLAIM, f"its {what} does not have the hash it named")
-            return Fetched(received, head.round)
+            return Fetched(partial.content, round)
     raise AssertionError("unreachable")
+
+
+async def _go_on(stream: Stream, what: str, partial: _Partial, least: int, most: int) -> int:
+    """Receive the rest of `partial`, or another content from its beginning; the donor's round."""
+    await send(stream, Fetch(what, partial.digest, partial.arrived))
+    head = await receive(stream, Content)
+    if not least <= head.size <= most:
+        raise PeerFault(Fault.OVERSIZED, f"a {what} of {head.size} bytes")
+    if head.offset == 0:
+        partial.content, partial.arrived, partial.digest = bytearray(head.size), 0, head.digest
+    rest = (partial.arrived, partial.digest, len(partial.content))
+    if (head.offset, head.digest, head.size) != rest:
+        raise PeerFault(Fault.FALSE_CLAIM, f"goes on with another {what} than it began")
+    while partial.arrived < head.size:
+        piece = memoryview(partial.content)[partial.arrived : partial.arrived + PIECE]
+        await stream.receive_into(piece)
+        partial.arrived += len(piece)
+    return head.round
 
 
 async def catch_up(
@@ -135,6 +157,8 @@ async def catch_up(
 ) -> PeerId | None:
     """Take the model of one of two donors, where that is better than our own; whose it was.
 
+    A donor that fails is made up for by another.
+
     Either way the round becomes the donors', the lower one if they differ: a node that joins late
     does not repeat the rounds it missed, and one liar cannot make it skip those still to come.
     """
@@ -143,7 +167,9 @@ async def catch_up(
     vector: npt.NDArray[np.float32] | None = None
     rounds: list[int] = []
     donors = sorted(view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
-    for donor in [m for m in donors if m.stage >= Stage.TRAINING and m.round > 0][:2]:
+    for donor in [m for m in donors if m.stage >= Stage.TRAINING and m.round > 0]:
+        if len(rounds) == 2:
+            break
         try:
             fetched = await fetch(network, donor.peer, "model", deadlines, least=size, most=size)
             offered = np.frombuffer(fetched.content, np.float32)

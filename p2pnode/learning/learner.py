@@ -1,8 +1,8 @@
 """Everything a trainer calls, compiled: one node's learning as functions from state to state.
 
 A `Learner` is made once, of a task, a rule, a codec and an optimizer. Its functions are pure: whoever
-calls them keeps the state. `steps`, `end_round` and `merge` *spend* the state they are given: its memory
-goes to the one they return, so that a large model is not held twice.
+calls them keeps the state. `steps`, `end_round`, `share` and `merge` *spend* the state they are given: its
+memory goes to the one they return, so that a large model is neither held twice nor copied.
 
 A node's start waits for compiling, so there are few functions, each compiled at its first call,
 and how many steps to take is an argument of the compiled function, not a part of it.
@@ -48,7 +48,7 @@ class Learner:
         steps: `(state, data, count) -> (state, mean loss)`: local steps on batches drawn with
             replacement; the loss of no steps is nan. Spends `state`.
         end_round: `(state) -> state`: the rule's say after the local steps. Spends `state`.
-        share: `(state) -> (state, encoded)`: a snapshot of what goes to a partner.
+        share: `(state) -> (state, encoded)`: a snapshot of what goes to a partner. Spends `state`.
         decode: `(encoded) -> (decoded, finite)`; `finite` is False when there is NaN or infinity in it.
         merge: `(state, own encoded, partner's decoded, weight) -> state`. Spends `state`.
         view: `(state) -> f32[n]`: what to evaluate, serve and save.
@@ -85,7 +85,8 @@ def compiled(recipe: Recipe) -> Learner:
 
 
 def _compiled(recipe: Recipe, judge: Judge) -> Learner:
-    init, share, view = (_jit(function, recipe) for function in (pure.init, pure.share, pure.view))
+    init, view = _jit(pure.init, recipe), _jit(pure.view, recipe)
+    share = _jit(pure.share, recipe, spends=True)
     like = jax.eval_shape(init, np.uint32(0))
     _, payload = jax.eval_shape(share, like)
     return Learner(

@@ -58,7 +58,9 @@ def manifest(codec: str = "float32", rule: str = "average", **training: Any) -> 
 
 @cache
 def learner(codec: str = "float32", rule: str = "average") -> Learner:
-    return registry.build(manifest(codec, rule))
+    """One for all nodes: nothing is compiled twice, be it for settling."""
+    built = registry.build(manifest(codec, rule))
+    return replace(built, settle=cache(built.settle))
 
 
 @cache

@@ -83,7 +83,9 @@ def test_numpy_and_jax_decode_to_the_same_bits(name: str) -> None:
 def test_numbers_on_the_codecs_grid_come_through_exactly(name: str) -> None:
     zeros = np.zeros(300, np.float32)
     np.testing.assert_array_equal(there_and_back(name, zeros), zeros)
-    whole = np.tile(np.float32([-127, 0, 64, 127]), 75) * np.float32(0.25)  # steps of a bfloat16 scale
+    whole = np.tile(np.array([-127, 0, 64, 127], np.float32), 75) * np.float32(
+        0.25
+    )  # steps of a bfloat16 scale
     np.testing.assert_array_equal(there_and_back(name, whole), whole)
 
 

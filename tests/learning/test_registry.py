@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from p2pnode.errors import UserError
 from p2pnode.identity.manifest import Admission, Bounds, Manifest, RuleSpec, TaskSpec, Training
 from p2pnode.learning import registry
+from p2pnode.learning.tasks.breast_cancer import auc
 
 
 def manifest(task: str = "breast-cancer", parameters: int = 10**6, **changed: Any) -> Manifest:
@@ -103,9 +104,7 @@ def test_an_unknown_task_has_no_defaults() -> None:
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
-    from p2pnode.learning.tasks.breast_cancer import auc
-
-    scores = np.float32([0.1, 0.4, 0.4, 0.8])
-    logits = np.stack([np.zeros(4, np.float32), scores], axis=1)
-    assert float(auc(logits, np.int32([0, 0, 1, 1]))) == pytest.approx(3.5 / 4)
-    assert float(auc(logits, np.int32([1, 1, 1, 1]))) == 0.5
+    scores = jnp.array([0.1, 0.4, 0.4, 0.8])
+    logits = jnp.stack([jnp.zeros(4), scores], axis=1)
+    assert float(auc(logits, jnp.array([0, 0, 1, 1]))) == pytest.approx(3.5 / 4)
+    assert float(auc(logits, jnp.array([1, 1, 1, 1]))) == 0.5

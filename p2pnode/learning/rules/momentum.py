@@ -12,7 +12,7 @@ Deviations from the paper. One of its steps is a whole round of ours, so the lea
 `progress` and momentum is in units of parameters. And since an exchange may be late, or not happen,
 momentum is first updated with `half` in place of `next` and corrected when the exchange comes in: `merge`
 changes `next` by what it adds to the parameters, and momentum by -(1 - beta) of that. When the exchange
-is in before the round after next begins its own, the result is the paper's.
+is in before the next round ends, and with it momentum's next use, the result is the paper's.
 
 As its view the rule keeps a running average of the parameters at each round's end: averaging over
 time removes much of the noise of single nodes (Polyak averaging). It is a plain mean of

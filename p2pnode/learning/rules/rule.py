@@ -27,7 +27,7 @@ RuleState = Any
 """A pytree of arrays: what a rule remembers."""
 
 Payload = dict[str, jax.Array]
-"""Named f32 arrays of fixed shapes: what travels. `partners` holds the same with K in front."""
+"""Named f32 vectors of fixed lengths: what travels. `partners` holds the same as f32[K, ...]."""
 
 
 @dataclass(frozen=True)
