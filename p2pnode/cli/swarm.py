@@ -109,11 +109,8 @@ def _manifest(chosen: dict[str, Any], default_name: str, key: Key | None) -> Man
     """Fill the task's defaults around what was `chosen`, and refuse what no node could start with."""
     from p2pnode.learning import registry  # noqa: PLC0415 - it brings JAX, which takes seconds
 
-    defaults = registry.defaults(chosen["task"])
-    settings = defaults | {name: value for name, value in chosen.items() if value is not None}
-    if settings["rule"] != defaults["rule"]:
-        other = registry.RULES.get(settings["rule"])  # an unknown one is refused below, in better words
-        settings["rule_options"] = {k: v.default for k, v in other.options.items()} if other else {}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    settings = registry.defaults(**{name: given[name] for name in ("task", "rule") if name in given}) | given
     manifest = Manifest(
         version=VERSION,
         name=settings.get("name", default_name),

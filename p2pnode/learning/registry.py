@@ -84,7 +84,8 @@ def build(manifest: Manifest) -> Learner:
     """Everything that a swarm's nodes compute.
 
     Raises:
-        UserError: an unknown name or option, a value out of range, or a model beyond the bounds.
+        UserError: an unknown name or option, one that is missing, a value out of range, or a model
+            beyond the bounds.
     """
     training = manifest.training
     task: Task
@@ -103,29 +104,29 @@ def build(manifest: Manifest) -> Learner:
     return compiled(Recipe(task, layout, rule, codec, optimizer, agreed, training.seed, training.batch_size))
 
 
-def defaults(task: str) -> dict[str, Any]:
-    """Settings that were found good for `task`, as a new manifest writes them out.
+def defaults(task: str, rule: str = "momentum") -> dict[str, Any]:
+    """Settings that were found good for `task` with `rule`, as a new manifest writes them out.
 
     Raises:
-        UserError: no such task.
+        UserError: no such task or rule.
     """
-    entry = _known("task", task, TASKS)
+    task_entry, rule_entry = _known("task", task, TASKS), _known("rule", rule, RULES)
     return {
-        "rule": "momentum",
+        "rule": rule,
         "codec": "int8",
         "optimizer": "sgd",
         "batch_size": 32,
         "overlap": 0,
         **TUNED[task],
-        "task_options": _options(f"task {task}", entry, {}),
-        "rule_options": _options("rule momentum", RULES["momentum"], {}),
+        "task_options": {name: option.default for name, option in task_entry.options.items()},
+        "rule_options": {name: option.default for name, option in rule_entry.options.items()},
     }
 
 
 def _made(
     kind: str, name: str, table: Mapping[str, Entry], given: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """What `name` stands for, built, and its options with defaults filled in."""
+    """What `name` stands for, built, and its options."""
     entry = _known(kind, name, table)
     options = _options(f"{kind} {name}", entry, given)
     return entry.build(**options), options
@@ -139,8 +140,10 @@ def _options(of: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(
                 f"option {name} of {of} must be {kind} from {option.low} to {option.high}, not {value!r}"
             )
-    values = {name: option.default for name, option in entry.options.items()} | dict(given)
-    return {name: type(entry.options[name].default)(value) for name, value in values.items()}
+    # Nothing is filled in here: another version's default would be another model under one swarm id.
+    if missing := entry.options.keys() - given.keys():
+        raise UserError(f"{of} has no {', '.join(sorted(missing))} in its options: write it out")
+    return {name: type(entry.options[name].default)(value) for name, value in given.items()}
 
 
 def _known(kind: str, name: str, table: Mapping[str, T]) -> T:
