@@ -25,7 +25,7 @@ from p2pnode.gossip.settle import Settling
 from p2pnode.gossip.state import Donor, catch_up, fetch
 from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
-from p2pnode.identity.manifest import Manifest, parse_canonical
+from p2pnode.identity.manifest import Manifest, load_manifest, parse_canonical, write_manifest
 from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset
 from p2pnode.learning.task import Task
@@ -161,7 +161,8 @@ class Node:
     # --- the life of a node, in its order ---
 
     async def _take_part(self) -> None:
-        manifest = self._invitation.manifest or await self._fetch_manifest()
+        manifest = self._invitation.manifest or self._kept_manifest() or await self._fetch_manifest()
+        self._keep_manifest(manifest)
         trainer = await self._make_trainer(manifest)
         if self._settled:
             return
@@ -171,9 +172,10 @@ class Node:
                 self._world.network.me, self._world.network.addresses, manifest.swarm_id, trainer.round
             )
         )
+        await trainer.warm_up()
+        self.membership.standing.stage = Stage.TRAINING
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.membership.greet_all)
-            nursery.start_soon(trainer.warm_up)
             await self._wait_for_peers()
         await self._catch_up(trainer, manifest)
         exchanger.slot.closed = False
@@ -219,7 +221,6 @@ class Node:
         membership.view.limit = manifest.bounds.peers
         membership.standing.layout = trainer.layout
         membership.standing.round = trainer.round
-        membership.standing.stage = Stage.TRAINING
         return trainer
 
     def _serve(self, manifest: Manifest, trainer: Trainer) -> Exchanger:
@@ -249,7 +250,7 @@ class Node:
     async def _wait_for_peers(self) -> None:
         membership, start = self.membership, self._config.start
         with trio.move_on_after(start.wait):
-            while len(membership.view) < start.peers:
+            while len(membership.view.partners(trio.current_time())) < start.peers:
                 await membership.changed.wait()
 
     async def _catch_up(self, trainer: Trainer, manifest: Manifest) -> None:
@@ -311,6 +312,19 @@ class Node:
 
     # --- what is kept on disk ---
 
+    def _kept_manifest(self) -> Manifest | None:
+        directory = self._world.directory
+        if directory is None or not directory.manifest.exists():
+            return None
+        manifest = load_manifest(directory.manifest)
+        if manifest.swarm_id != self._invitation.swarm_id:
+            raise UserError(f"{directory.path} holds a model of another swarm: choose another --data-dir")
+        return manifest
+
+    def _keep_manifest(self, manifest: Manifest) -> None:
+        if self._world.directory is not None and self._kept_manifest() is None:
+            write_manifest(self._world.directory.manifest, manifest)
+
     async def _restore(self, trainer: Trainer, manifest: Manifest) -> None:
         directory = self._world.directory
         if directory is None:
@@ -318,8 +332,6 @@ class Node:
         checkpoint = await self._world.compute(directory.load_checkpoint)
         if checkpoint is None:
             return
-        if checkpoint.metadata.get("swarm") != manifest.swarm_id:
-            raise UserError(f"{directory.path} holds a model of another swarm: choose another --data-dir")
         self._settled = checkpoint.metadata.get("settled") == "yes"
         if self._settled:
             await trainer.settle()

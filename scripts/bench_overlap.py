@@ -154,7 +154,8 @@ async def serve(codec: str) -> None:
 def other_process(codec: str) -> Iterator[str]:
     """The address of a node in a process of its own."""
     command = [sys.executable, __file__, "--codec", codec, "--other"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603  # itself
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -265,9 +266,7 @@ def main(codec: str, phases: int, seconds: float, warm_up: float, as_json: bool,
     click.echo(f"worst with exchanges / without: {ratio:.2f}; holds: {holds}", err=True)
     if as_json:
         everything = [asdict(phase) for phase in measured]
-        click.echo(
-            json.dumps({"codec": codec, "holds": holds, "worst_ratio": ratio, "phases": everything})
-        )
+        click.echo(json.dumps({"codec": codec, "holds": holds, "worst_ratio": ratio, "phases": everything}))
     sys.exit(not holds)
 
 

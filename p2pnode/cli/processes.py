@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # it brings numpy, which must not be imported before `single_
 Body = Callable[..., None]
 """What a child runs: gets a subscriber for its events, then its arguments."""
 
-GRACE = 20.0
-"""Seconds that a child has for a good end: twice the deadline for its goodbyes."""
+GRACE = 15.0
+"""Seconds that a child has for a good end: its goodbyes may take ten."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

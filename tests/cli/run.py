@@ -1,6 +1,7 @@
 """`p2pnode` in processes of their own: started, watched through what they write, ended by their pid."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +14,12 @@ from typing import TypeVar
 import pytest
 
 from p2pnode.events import Event, NodeReady
-from p2pnode.observe.journal import read_journal
-from p2pnode.observe.stream import Stamped
+from p2pnode.observe.stream import Stamped, from_json
 
 E = TypeVar("E", bound=Event)
 
-PATIENCE = 120.0
-"""Seconds for anything that must come; ten times what it takes on two cores that are busy."""
+PATIENCE = 60.0
+"""Seconds for anything that must come: ten times what it takes on two cores that are busy."""
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
@@ -30,7 +30,8 @@ class Program:
 
     Args:
         words: its arguments.
-        folder: where it runs; what it writes to stdout and stderr is kept there.
+        folder: where it runs; what it writes to stdout and stderr is kept there. As `--data-dir` it is
+            given `data`.
         environment: of the process.
     """
 
@@ -38,6 +39,8 @@ class Program:
         self.began = time.time()
         self.data = folder / "data"
         self._out, self._err = folder / "stdout", folder / "stderr"
+        self._history: list[Stamped] = []
+        self._read = 0  # bytes of the event log
         folder.mkdir(exist_ok=True)
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
@@ -59,14 +62,21 @@ class Program:
         """What it wrote to stderr so far."""
         return self._err.read_text()
 
-    def events(self, kind: type[E]) -> list[tuple[float, E]]:
-        """Its events of one kind so far, and when they happened; not those of earlier starts."""
-        return [(one.time, one.event) for one in self.history() if isinstance(one.event, kind)]
-
     def history(self) -> list[Stamped]:
-        """All its events so far."""
-        journal = read_journal(self.data / "events.jsonl", pytest.fail)
-        return [one for one in journal if one.time >= self.began]
+        """All its events so far, without those of earlier starts with the same data directory."""
+        log = self.data / "events.jsonl"
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(self._read)
+                lines, _, _ = file.read().rpartition(b"\n")
+            self._read += len(lines) + bool(lines)
+            events = [from_json(json.loads(line)) for line in lines.splitlines()]
+            self._history += [one for one in events if one.time >= self.began]
+        return self._history
+
+    def events(self, kind: type[E]) -> list[tuple[float, E]]:
+        """Its events of one kind so far, and when they happened."""
+        return [(one.time, one.event) for one in self.history() if isinstance(one.event, kind)]
 
     def wait_for(self, what: Callable[[], object]) -> None:
         """Wait until `what` is true; fail when the process ends before, or it takes too long."""

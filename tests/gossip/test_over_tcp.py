@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import trio
 
-from p2pnode.events import ExchangeCompleted, ExchangeUnsettled
+from p2pnode.errors import Disconnected, Fault, PeerFault
+from p2pnode.events import ExchangeCompleted, ExchangeUnsettled, PeerFaulted
+from p2pnode.gossip import membership
 from p2pnode.gossip.exchange import Result
 from p2pnode.net.host import open_network
 from p2pnode.ports import PeerAddress
 from p2pnode.trainer import Worker
+from p2pnode.wire.messages import Goodbye, encode
 from tests.gossip.ends import CODECS, End, key, make_end, spread, vector
 from tests.gossip.test_consensus import assert_mean_is_kept, gossip
 
 
 @asynccontextmanager
-async def tcp_ends(count: int, codec: str = "float32") -> AsyncIterator[Sequence[End]]:
-    """Nodes that know each other, each with a libp2p host of its own."""
+async def strangers(count: int, codec: str = "float32") -> AsyncIterator[Sequence[End]]:
+    """Nodes that know where the others are, each with a libp2p host of its own."""
     async with AsyncExitStack() as stack:
         made = []
         for index in range(count):
@@ -26,10 +29,56 @@ async def tcp_ends(count: int, codec: str = "float32") -> AsyncIterator[Sequence
             made.append(await make_end(network, index, codec, compute=Worker()))
         for one in made:
             for other in made:
+                one.network.learn(PeerAddress(other.network.me, other.network.addresses))
+        yield made
+
+
+@asynccontextmanager
+async def tcp_ends(count: int, codec: str = "float32") -> AsyncIterator[Sequence[End]]:
+    """Members of one swarm."""
+    async with strangers(count, codec) as made:
+        for one in made:
+            for other in made:
                 if one is not other:
-                    one.network.learn(PeerAddress(other.network.me, other.network.addresses))
                     one.membership.view.put(other.member())
         yield made
+
+
+async def test_a_node_of_another_swarm_is_refused_by_both_sides() -> None:
+    async with strangers(2) as (one, other), trio.open_nursery() as nursery:
+        other.membership.swarm = bytes([7]) * 32
+        await nursery.start(one.membership.run)
+        await nursery.start(other.membership.run)
+        with trio.fail_after(60):
+            with pytest.raises(PeerFault, match=Fault.WRONG_SWARM):
+                await one.membership.greet(other.network.me)
+        assert [event.fault for event in other.of(PeerFaulted)] == [Fault.WRONG_SWARM]  # type: ignore[attr-defined]
+        assert len(one.membership.view) == len(other.membership.view) == 0
+        assert await one.exchanger.offer(other.member()) is Result.STRANGER
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"\xff\xff\xff\xff",  # announces four gigabytes
+        (3).to_bytes(4, "big") + b"\xc1\xc1\xc1",  # not msgpack
+        (600).to_bytes(4, "big") + b"\x91" * 600,  # nested deeper than any message
+        encode(Goodbye())[:4] + b"\x91\x63",  # a tag that nobody has
+    ],
+)
+async def test_a_node_whose_hello_is_malformed_is_refused(hello: bytes) -> None:
+    async with strangers(2) as (one, other), trio.open_nursery() as nursery:
+        await nursery.start(one.membership.run)
+        with trio.fail_after(60):
+            stream = await other.network.open(one.network.me, membership.PROTOCOL)
+            await stream.send(hello)
+            with pytest.raises(Disconnected):
+                await stream.receive_into(memoryview(bytearray(1)))
+        (fault,) = one.of(PeerFaulted)
+        assert fault.fault in (Fault.MALFORMED, Fault.OVERSIZED)  # type: ignore[attr-defined]
+        assert len(one.membership.view) == 0
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -1,0 +1,446 @@
+"""Whole nodes over the memory network: they find each other, learn, settle, leave, and come back."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2pnode.config import Config, Finish, Start
+from p2pnode.errors import UserError
+from p2pnode.events import (
+    CaughtUp,
+    Checkpointed,
+    Event,
+    ExchangeCompleted,
+    ExchangeUnsettled,
+    NodeReady,
+    PeerAlive,
+    PeerFaulted,
+    PeerLost,
+    Restored,
+    RoundFinished,
+    Settled,
+    Stopped,
+)
+from p2pnode.gossip.view import Stage
+from p2pnode.identity.keys import load_or_create_key
+from p2pnode.identity.manifest import Manifest, TaskSpec
+from p2pnode.learning import registry
+from p2pnode.learning.data import take
+from p2pnode.learning.learner import Learner
+from p2pnode.learning.task import Task
+from p2pnode.net.memory import MemoryDiscovery, MemoryFabric, run_deterministic
+from p2pnode.net.memory_link import Link
+from p2pnode.node import Invitation, Node, Rows, World
+from p2pnode.ports import PeerId
+from p2pnode.storage.directory import DataDirectory
+from tests.gossip.ends import key, manifest, slow
+
+E = TypeVar("E", bound=Event)
+BUILD = registry.build
+WALL = 1_800_000_000.0
+
+
+@cache
+def learner() -> Learner:
+    built = BUILD(swarm())
+    return replace(built, settle=cache(built.settle))
+
+
+@pytest.fixture(autouse=True)
+def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The swarms here differ in their number of rounds only, which no learner knows."""
+    monkeypatch.setattr(registry, "build", lambda _: learner())
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
+
+
+def swarm(rounds: int = 10) -> Manifest:
+    small = manifest(steps=10, rounds=rounds)
+    training = replace(small.training, learning_rate=0.5)
+    return replace(small, task=TaskSpec("digits", {"hidden": 8}), training=training)
+
+
+def rows_of(index: int) -> Callable[[Manifest, Task], Rows]:
+    """Rows with few labels: another few on each node."""
+
+    def load(_: Manifest, task: Task) -> Rows:
+        pool, test = task.load()
+        mine = np.flatnonzero((pool.y + 2 * index) % 10 < 4)[:100]
+        return Rows(take(pool, mine), {"test": take(test, np.arange(100))})
+
+    return load
+
+
+class Running:
+    """One node, and what it said."""
+
+    node: Node
+
+    def __init__(self, peer: PeerId) -> None:
+        self.peer = peer
+        self.events: list[Event] = []
+        self.started = trio.Event()
+        self.stopped = trio.Event()
+        self._news = trio.Event()
+
+    def publish(self, event: Event) -> None:
+        self.events.append(event)
+        self._news.set()
+        self._news = trio.Event()
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def until(self, kind: type[E], holds: Callable[[E], bool] = lambda _: True) -> E:
+        with trio.fail_after(600):
+            while True:
+                for event in self.of(kind):
+                    if holds(event):
+                        return event
+                await self._news.wait()
+
+    async def model(self) -> np.ndarray:
+        assert self.node._trainer is not None
+        return await self.node._trainer.vector()
+
+
+class Cluster:
+    """Starts nodes on one fabric."""
+
+    def __init__(self, fabric: MemoryFabric, nursery: trio.Nursery, manifest: Manifest) -> None:
+        self.fabric = fabric
+        self.manifest = manifest
+        self._nursery = nursery
+
+    async def start(
+        self,
+        index: int,
+        peers: int = 1,
+        *,
+        invited: bool = True,
+        path: Path | None = None,
+        seconds: float = 0.02,
+    ) -> Running:
+        """Start a node that waits for so many `peers`; `seconds` is what one computation takes."""
+        directory = DataDirectory.open(path) if path else None
+        own = load_or_create_key(directory.key) if directory else key(index)
+        incarnation = directory.next_incarnation(WALL) if directory else 1
+        running = Running(own.peer)
+        invitation = Invitation(self.manifest.swarm_id, self.manifest if invited else None)
+        config = Config(evaluate=10, start=Start(peers=peers), finish=Finish(grace=60))
+
+        async def live() -> None:
+            with directory or nullcontext():
+                async with self.fabric.network(own.peer) as network:
+                    discovery = MemoryDiscovery(self.fabric, own.peer)
+                    world = World(network, [discovery], slow(seconds), running.publish, directory)
+                    running.node = Node(own, incarnation, invitation, rows_of(index), config, world)
+                    running.started.set()
+                    await running.node.run()
+            running.stopped.set()
+
+        self._nursery.start_soon(live)
+        await running.started.wait()
+        return running
+
+
+@asynccontextmanager
+async def cluster(rounds: int = 10, latency: float = 0.005) -> AsyncIterator[Cluster]:
+    fabric = MemoryFabric(seed=5, link=Link(latency=latency))
+    async with trio.open_nursery() as nursery:
+        yield Cluster(fabric, nursery, swarm(rounds))
+        nursery.cancel_scope.cancel()
+
+
+def checkpoints(path: Path) -> list[str]:
+    return sorted(file.name for file in (path / "checkpoints").iterdir())
+
+
+async def accuracy_alone() -> float:
+    """Of the best of four nodes that never met."""
+    async with cluster(rounds=30) as swarm:
+        nodes = [await swarm.start(index, peers=0) for index in range(4)]
+        swarm.fabric.partition([[node.peer] for node in nodes])
+        return max([(await node.until(Settled)).metrics["test_accuracy"] for node in nodes])
+
+
+async def test_four_nodes_find_each_other_train_and_settle(clock: MockClock) -> None:
+    alone = await accuracy_alone()
+    async with cluster(rounds=30) as swarm:
+        nodes = [await swarm.start(index, peers=3) for index in range(4)]
+        for node in nodes:
+            settled = await node.until(Settled)
+            assert (settled.members, settled.counted) == (4, 4)
+            assert settled.spread < 1e-6
+            assert settled.metrics["test_accuracy"] > alone + 0.2
+            await node.stopped.wait()
+            assert [event.round for event in node.of(RoundFinished)] == list(range(1, 31))
+            assert len(node.of(ExchangeCompleted)) > 20
+            assert not node.of(PeerFaulted)
+            assert node.of(Stopped)[0].reason == "finished"
+        models = [await node.model() for node in nodes]
+        for model in models[1:]:
+            np.testing.assert_allclose(model, models[0], rtol=0, atol=1e-6)
+
+
+async def test_a_node_alone_trains_to_the_end(clock: MockClock) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, peers=0)
+        assert (await node.until(Settled)).members == 1
+        await node.stopped.wait()
+        assert len(node.of(RoundFinished)) == 10
+        assert not node.of(PeerAlive) + node.of(ExchangeCompleted)
+
+
+async def test_who_comes_late_with_the_link_alone_is_given_all_it_needs(clock: MockClock) -> None:
+    async with cluster(rounds=40) as swarm:
+        nodes = [await swarm.start(index, peers=3) for index in range(4)]
+        await nodes[0].until(RoundFinished, lambda event: event.round == 10)
+        late = await swarm.start(4, invited=False)
+        caught_up = await late.until(CaughtUp)
+        ahead = max(event.round for event in nodes[0].of(RoundFinished))
+        assert 8 <= caught_up.round <= ahead
+        assert caught_up.peer in [node.peer for node in nodes]
+        await late.until(RoundFinished, lambda event: event.round == 40)
+        assert late.of(RoundFinished)[0].round == caught_up.round + 1
+        for node in [*nodes, late]:
+            settled = await node.until(Settled)
+            assert (settled.members, settled.counted) == (5, 5)
+            assert settled.spread < 1e-6
+        np.testing.assert_allclose(await late.model(), await nodes[0].model(), rtol=0, atol=1e-6)
+
+
+async def test_a_donor_with_no_finished_round_gives_the_manifest_only(clock: MockClock) -> None:
+    async with cluster() as swarm:
+        donor = await swarm.start(0, peers=2)
+        await donor.until(NodeReady)
+        late = await swarm.start(1, peers=2, invited=False)
+        assert (await late.until(NodeReady)).swarm == swarm.manifest.swarm_id
+        assert (await late.until(RoundFinished)).round == 1  # after both have waited long enough
+        assert not late.of(CaughtUp) + donor.of(CaughtUp)
+        for node in (donor, late):
+            assert (await node.until(Settled)).counted == 2
+
+
+# --- stopping ---
+
+
+async def assert_left_in_order(node: Running, others: list[Running]) -> None:
+    """It said goodbye, and nobody sees or blames it afterwards."""
+    with trio.fail_after(30):
+        await node.stopped.wait()
+    assert isinstance(node.events[-1], Stopped) and node.events[-1].reason == "signal"
+    assert not node.of(Settled)
+    for other in others:
+        assert await other.until(PeerLost, lambda event: event.peer == node.peer) == PeerLost(
+            node.peer, "goodbye"
+        )
+        last = [e for e in other.events if isinstance(e, PeerAlive | PeerLost) and e.peer == node.peer][-1]
+        assert isinstance(last, PeerLost)
+        assert not other.of(PeerFaulted)
+
+
+async def test_stopping_before_there_are_peers(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        before = trio.lowlevel.current_statistics().tasks_living
+        node = await swarm.start(0, path=tmp_path)
+        await node.until(NodeReady)
+        node.node.stop()
+        await assert_left_in_order(node, [])
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before
+        assert len(checkpoints(tmp_path)) == len(node.of(Checkpointed)) == 1
+
+
+async def test_stopping_before_there_is_a_manifest(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, invited=False, path=tmp_path)
+        await trio.sleep(20)
+        node.node.stop()
+        await assert_left_in_order(node, [])
+        assert not node.of(NodeReady) and not checkpoints(tmp_path)
+
+
+async def test_stopping_at_once(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, path=tmp_path)
+        node.node.stop()
+        await assert_left_in_order(node, [])
+
+
+async def test_stopping_while_training(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster(rounds=20) as swarm:
+        nodes = [await swarm.start(index, peers=2, path=tmp_path / str(index)) for index in range(3)]
+        stopping, *others = nodes
+        await stopping.until(RoundFinished, lambda event: event.round == 5)
+        stopping.node.stop()
+        await assert_left_in_order(stopping, others)
+        assert stopping.of(Checkpointed)[-1].round >= 5
+        assert Path(stopping.of(Checkpointed)[-1].path).name in checkpoints(tmp_path / "0")
+        for node in others:
+            assert (await node.until(Settled)).counted == 2
+
+
+async def first_to_begin(nodes: list[Running]) -> Running:
+    """The initiator of the first exchange, as it begins."""
+    with trio.fail_after(60):
+        while True:
+            for node in nodes:
+                if node.node._exchanger is not None and node.node._exchanger.slot.pending:
+                    return node
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("role", [0, 1], ids=["initiator", "acceptor"])
+async def test_stopping_in_an_exchange(role: int, clock: MockClock, tmp_path: Path) -> None:
+    """At every moment of it, in turn: both apply or neither, and what was applied is saved."""
+    for moment in np.arange(0.0, 2.2, 0.4):
+        async with cluster(rounds=20, latency=0.2) as swarm:
+            folder = tmp_path / f"{role} {moment:.1f}"
+            nodes = [await swarm.start(i, path=folder / str(i)) for i in range(2)]
+            initiator = await first_to_begin(nodes)
+            nodes.sort(key=lambda node: node is not initiator)
+            await trio.sleep(float(moment))
+            stopping, other = nodes[role], nodes[1 - role]
+            stopping.node.stop()
+            await assert_left_in_order(stopping, [other])
+            await trio.sleep(60)
+            done = [{event.exchange for event in node.of(ExchangeCompleted)} for node in nodes]
+            assert done[0] == done[1]
+            assert not stopping.of(ExchangeUnsettled) + other.of(ExchangeUnsettled)
+
+
+async def test_stopping_while_settling(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        quick = await swarm.start(0, path=tmp_path)
+        slow_one = await swarm.start(1, seconds=1.0)
+        await quick.until(RoundFinished, lambda event: event.round == 10)
+        await trio.sleep(0.1)
+        assert slow_one.node.membership.standing.stage == Stage.TRAINING
+        assert quick.node.membership.standing.stage == Stage.DONE
+        quick.node.stop()
+        await assert_left_in_order(quick, [slow_one])
+        assert quick.of(Checkpointed)[-1].round == 10
+        assert (await slow_one.until(Settled)).members == 1
+
+
+# --- coming back ---
+
+
+async def test_a_node_goes_on_from_its_checkpoint_with_the_same_identity(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    async with cluster() as swarm:
+        first = await swarm.start(0, peers=0, path=tmp_path)
+        await first.until(RoundFinished, lambda event: event.round == 4)
+        first.node.stop()
+        await first.stopped.wait()
+        saved = first.of(Checkpointed)[-1]
+        second = await swarm.start(0, peers=0, path=tmp_path)
+        await second.stopped.wait()
+        assert second.peer == first.peer
+        assert second.node.membership.incarnation > first.node.membership.incarnation
+        assert second.of(Restored) == [Restored(saved.round, saved.path)]
+        assert second.of(NodeReady)[0].round == saved.round
+        rounds = [event.round for event in first.of(RoundFinished) + second.of(RoundFinished)]
+        assert rounds == list(range(1, 11))
+        assert second.of(RoundFinished)[-1].steps == 100
+
+
+async def test_a_node_that_was_stopped_catches_up_with_those_who_went_on(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    async with cluster(rounds=40) as swarm:
+        stopping = await swarm.start(0, path=tmp_path)
+        other = await swarm.start(1)
+        await stopping.until(RoundFinished, lambda event: event.round == 3)
+        stopping.node.stop()
+        await stopping.stopped.wait()
+        saved = stopping.of(Checkpointed)[-1].round
+        await other.until(RoundFinished, lambda event: event.round == 20)
+        back = await swarm.start(0, path=tmp_path)
+        assert (await back.until(Restored)).round == saved
+        assert (await back.until(RoundFinished)).round >= 20
+        for node in (back, other):
+            assert (await node.until(Settled)).counted == 2
+        alive = [event for event in other.of(PeerAlive) if event.peer == back.peer]
+        assert len(alive) == 2
+
+
+async def test_a_settled_node_that_is_started_again_has_nothing_to_do(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    async with cluster() as swarm:
+        await (await swarm.start(0, peers=0, path=tmp_path)).stopped.wait()
+        node = await swarm.start(0, peers=0, path=tmp_path)
+        await node.stopped.wait()
+        assert node.of(Restored)[0].round == 10
+        assert not node.of(RoundFinished)
+        assert node.of(Stopped)[0].reason == "finished"
+
+
+async def test_the_data_directory_of_another_swarm_is_a_persons_mistake(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    async with cluster(rounds=1) as swarm:
+        await (await swarm.start(0, peers=0, path=tmp_path)).stopped.wait()
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(UserError, match="another swarm: choose another --data-dir"),
+        flatten_subgroups=True,
+    ):
+        async with cluster(rounds=2) as swarm:
+            node = await swarm.start(0, peers=0, path=tmp_path)
+            await node.stopped.wait()
+
+
+# --- the same again ---
+
+
+async def _trace() -> list[str]:
+    async with cluster(rounds=5, latency=0.01) as swarm:
+        nodes = [await swarm.start(index, peers=2) for index in range(3)]
+        for node in nodes:
+            await node.stopped.wait()
+        return [f"{node.peer} {event}" for node in nodes for event in node.events]
+
+
+def trace(seed: int) -> list[str]:
+    """Every event of a small swarm's whole life."""
+    return run_deterministic(_trace, seed)
+
+
+def test_the_same_seed_gives_the_same_events() -> None:
+    assert trace(7) == trace(7)
+    assert trace(7) != trace(8)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_events_in_every_process() -> None:
+    code = f"from tests.{Path(__file__).stem} import trace; print(*trace(7), sep='\\n')"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        )
+        for hash_seed in ("1", "2")
+    ]
+    one, other = (process.communicate()[0] for process in processes)
+    assert one == other
+    assert one.count("Settled(members=3, counted=3") == 3
