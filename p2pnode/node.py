@@ -238,6 +238,7 @@ class Node:
         donor = Donor(
             manifest=manifest.canonical(),
             model=trainer,
+            compute=self._world.compute,
             known=membership.view.__contains__,
             fault=membership.fault,
             deadlines=self._config.deadlines,

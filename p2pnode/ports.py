@@ -181,7 +181,7 @@ class Model(Protocol):
         ...
 
     async def decode(self, payload: memoryview) -> object:
-        """Decode a partner's encoded snapshot of `payload_bytes` bytes.
+        """Decode a partner's encoded snapshot of `payload_bytes` bytes, which are the caller's again then.
 
         Raises:
             PeerFault: it holds NaN or infinity.

@@ -107,7 +107,7 @@ def link(file: Path, peers: tuple[str, ...]) -> None:
 
 def _manifest(chosen: dict[str, Any], default_name: str, key: Key | None) -> Manifest:
     """Fill the task's defaults around what was `chosen`, and refuse what no node could start with."""
-    from p2pnode.learning import registry  # noqa: PLC0415 - it brings JAX, which takes seconds
+    from p2pnode.learning import registry
 
     given = {name: value for name, value in chosen.items() if value is not None}
     settings = registry.defaults(**{name: given[name] for name in ("task", "rule") if name in given}) | given

@@ -410,7 +410,7 @@ class Exchanger:
             raise
 
     def _room(self) -> memoryview:
-        """Memory for the partner's snapshot, kept: taking and freeing 40 MB each time holds the loop for 20 ms."""
+        """Memory for a partner's snapshot, kept: to take 40 MB anew each time holds the loop for 20 ms."""
         if len(self._arrived) != self._model.payload_bytes:
             self._arrived = np.empty(self._model.payload_bytes, np.uint8).data
         return self._arrived

@@ -19,7 +19,7 @@ import trio
 from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.gossip.view import Stage, View
-from p2pnode.ports import Model, Network, PeerId, Stream
+from p2pnode.ports import Compute, Model, Network, PeerId, Stream
 from p2pnode.wire.messages import Content, Fetch, receive, send
 
 PROTOCOL = "/p2pnode/state/1"
@@ -35,17 +35,19 @@ class Donor:
 
     Attributes:
         manifest: its canonical bytes.
-        model: whose parameters are given away; None while there are none.
+        model: whose parameters are given away.
+        compute: where they are hashed.
         known: whether a peer's hello has succeeded.
         fault: counts a peer's fault.
     """
 
     manifest: bytes
     model: Model
+    compute: Compute
     known: Callable[[PeerId], bool]
     fault: Callable[[PeerId, PeerFault], None]
     deadlines: Deadlines
-    _content: bytes = field(default=b"", init=False)
+    _content: memoryview = field(default=memoryview(b""), init=False)
     _digest: bytes = field(default=b"", init=False)
     _round: int = field(default=0, init=False)
     _made: float = field(default=0.0, init=False)
@@ -61,22 +63,23 @@ class Donor:
             offset = question.offset if question.digest == digest and question.offset <= len(content) else 0
             with trio.fail_after(self.deadlines.of(len(content))):
                 await send(stream, Content(digest, len(content), offset, round))
-                await stream.send(memoryview(content)[offset:])
+                await stream.send(content[offset:])
         except trio.TooSlowError:
             self.fault(stream.peer, PeerFault(Fault.STALLED, "fetches too slowly"))
         except PeerFault as error:
             self.fault(stream.peer, error)
 
-    async def _choose(self, question: Fetch) -> tuple[bytes, bytes, int]:
+    async def _choose(self, question: Fetch) -> tuple[memoryview, bytes, int]:
         if question.what == "manifest":
-            return self.manifest, hashlib.sha256(self.manifest).digest(), 0
+            return memoryview(self.manifest), hashlib.sha256(self.manifest).digest(), 0
         if question.what != "model":
             raise PeerFault(Fault.MALFORMED, f"asks for {question.what!r}")
         stale = trio.current_time() - self._made >= FRESH
         if not self._digest or (stale and question.digest != self._digest):
             self._round = self.model.round
-            self._content = (await self.model.vector()).tobytes()
-            self._digest = hashlib.sha256(self._content).digest()
+            content = memoryview(await self.model.vector()).cast("B")
+            self._digest = await self.compute(lambda: hashlib.sha256(content).digest())
+            self._content = content
             self._made = trio.current_time()
         return self._content, self._digest, self._round
 

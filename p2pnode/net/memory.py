@@ -113,7 +113,7 @@ class MemoryFabric:
     def line(self, source: PeerId, target: PeerId) -> Line:
         """The one line in this direction; made when first asked for."""
         if (source, target) not in self._lines:
-            random = Random(f"{self.seed} {source} {target}")  # noqa: S311 - a simulation's
+            random = Random(f"{self.seed} {source} {target}")
             self._lines[source, target] = Line(source, target, self._link, self._outages, random)
         return self._lines[source, target]
 
@@ -264,7 +264,7 @@ class MemoryDiscovery:
         self._longest = longest
 
     async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
-        random = Random(f"{self._fabric.seed} {swarm} {self._me}")  # noqa: S311 - a simulation's
+        random = Random(f"{self._fabric.seed} {swarm} {self._me}")
         self._fabric.announce(swarm, PeerAddress(self._me, (memory_address(self._me),)))
         while True:
             await trio.sleep(random.uniform(0, self._longest))

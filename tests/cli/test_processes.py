@@ -56,9 +56,19 @@ def go_on(nodes: Iterable[Program], since: float) -> None:
     """Wait until each node has made some exchanges since a moment, with several peers if there are."""
     nodes = list(nodes)
     for node in nodes:
-        node.wait_for(lambda node=node: len(partners(node, since)) >= EXCHANGES)
-        if len(nodes) > 2:
-            node.wait_for(lambda node=node: len(set(partners(node, since))) > 1)
+        wait_for_exchanges(node, since, EXCHANGES, peers=2 if len(nodes) > 2 else 1)
+
+
+def wait_for_exchanges(node: Program, since: float, count: int, peers: int) -> None:
+    node.wait_for(lambda: len(partners(node, since)) >= count and len(set(partners(node, since))) >= peers)
+
+
+def wait_for_exchange_with(node: Program, peer: PeerId, since: float) -> None:
+    node.wait_for(lambda: peer in partners(node, since))
+
+
+def wait_for_loss_of(node: Program, peer: PeerId) -> None:
+    node.wait_for(lambda: any(lost.peer == peer for _, lost in node.events(PeerLost)))
 
 
 def partners(node: Program, since: float) -> list[PeerId]:
@@ -106,13 +116,13 @@ def test_a_swarm_outlives_its_bootstrap_node_and_takes_in_newcomers(start: Start
 def check_gaps(node: Program, since: float) -> None:
     """Since a moment `node` has waited for one deadline at most, and gone on at its usual pace.
 
-    Which is taken to be a second a round, or its slowest round before, if that took longer: the
-    machine may be busy.
+    The longest deadline is that of an acceptor that asks for the outcome: a quarter above the usual.
+    The pace is taken to be a second a round, or the slowest round before: the machine may be busy.
     """
     gaps = list(pairwise(when for when, _ in node.events(RoundFinished)))
     usual = max(later - earlier for earlier, later in gaps if later <= since)
     longest = max(later - earlier for earlier, later in gaps if later > since)
-    assert longest <= Deadlines().patience + 2 * max(usual, 1.0)
+    assert longest <= 1.25 * Deadlines().patience + 2 * max(usual, 1.0)
 
 
 def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Pat
     assert back.events(Restored)[0][1].round >= saved
     go_on([back], back.began)
     for node in survivors:
-        node.wait_for(lambda node=node: peer in partners(node, back.began))
+        wait_for_exchange_with(node, peer, back.began)
     all_end_well([*survivors, back])
 
 
@@ -148,7 +158,7 @@ def test_a_frozen_process_holds_up_nobody_for_longer_than_a_deadline(start: Star
     frozen.send(signal.SIGSTOP)
     peer, since = frozen.wait_ready().peer, now(frozen)
     for node in awake:
-        node.wait_for(lambda node=node: any(lost.peer == peer for _, lost in node.events(PeerLost)))
+        wait_for_loss_of(node, peer)
     go_on(awake, max(map(now, awake)))
     for node in awake:
         check_gaps(node, since)

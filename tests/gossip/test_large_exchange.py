@@ -43,6 +43,7 @@ class Pieces(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self.largest = 0
+        self._held = self._arrays = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
 from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import Bytes, Model, PeerId, Stream
+from p2pnode.trainer import inline
 from p2pnode.wire.messages import Content, Fetch, decode, receive, send
 from tests.gossip.ends import DEADLINES, End, ends, learner, manifest, vector
 
@@ -41,6 +42,7 @@ def serve(end: End, model: Model | None = None, deadlines: Deadlines = DEADLINES
     donor = Donor(
         manifest=manifest().canonical(),
         model=model or end.trainer,
+        compute=inline,
         known=end.membership.view.__contains__,
         fault=lambda peer, fault: end.faults.append(fault),
         deadlines=deadlines,
