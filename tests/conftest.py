@@ -33,4 +33,4 @@ def _same_schedule_every_run() -> None:
     trio shuffles them on purpose. pytest-trio asks for a deterministic order before the shuffle;
     seeding the shuffle does the rest, and trio has no public name for it.
     """
-    trio._core._run._r.seed(0)  # type: ignore[attr-defined]
+    trio._core._run._r.seed(0)

@@ -77,7 +77,7 @@ class Donor:
         stale = trio.current_time() - self._made >= FRESH
         if not self._digest or (stale and question.digest != self._digest):
             self._round = self.model.round
-            content = memoryview(await self.model.vector()).cast("B")
+            content = (await self.model.vector()).view(np.uint8).data
             self._digest = await self.compute(lambda: hashlib.sha256(content).digest())
             self._content = content
             self._made = trio.current_time()

@@ -10,7 +10,7 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2pnode.errors import Disconnected
 from p2pnode.net.muxer import SLICE_BYTES, Muxer
-from p2pnode.ports import Bytes, PeerId
+from p2pnode.ports import Bytes, PeerId, Stream
 
 LINGER_SECONDS = 10.0
 """How long a peer may go on after its handler is done, before the stream is dropped."""
@@ -89,7 +89,7 @@ class Libp2pStream:
         await self.reset()
 
 
-async def receive(stream: Libp2pStream, size: int) -> bytes:
+async def receive(stream: Stream, size: int) -> bytes:
     """Read exactly `size` bytes."""
     data = bytearray(size)
     await stream.receive_into(memoryview(data))

@@ -209,8 +209,9 @@ def nonsense() -> list[Callable[[Message], bytes]]:
 
 
 def framed(message: Message) -> bytes:
-    data = message.SerializeToString()
-    return varint.encode(len(data)) + data
+    data: bytes = message.SerializeToString()
+    length: bytes = varint.encode(len(data))
+    return length + data
 
 
 @pytest.mark.parametrize("answer", nonsense())
@@ -251,7 +252,7 @@ def test_the_oldest_provider_makes_room_for_the_next() -> None:
             PeerInfo(id_of(key(number).peer), [Multiaddr("/ip4/127.0.0.1/tcp/1")] * 50), number
         )
 
-    records = {key(number).peer: record(number) for number in range(1, MOST_PROVIDERS + 1)}
+    records = {str(key(number).peer): record(number) for number in range(1, MOST_PROVIDERS + 1)}
     providers = {bytes([1]): dict(records)}
     trim(providers)
     [left] = providers.values()

@@ -13,7 +13,7 @@ GREETING = b"\x13/multistream/1.0.0\n"
 class End:
     """One end of an in-memory pipe."""
 
-    def __init__(self, stream: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
 
     async def read(self, size: int) -> bytes:

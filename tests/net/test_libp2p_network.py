@@ -220,7 +220,7 @@ async def test_nothing_is_left_of_many_streams_and_connections() -> None:
             await until(partial(_is_idle, streams[0]))
             await near.disconnect(far.me)
         await until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
-        assert near._connections == far._connections == near._dialling == {}
+        assert not near._connections and not far._connections and not near._dialling
 
 
 def _is_idle(stream: Libp2pStream) -> bool:
