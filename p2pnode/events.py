@@ -138,6 +138,13 @@ class NotSaved(Event):
 
 
 @dataclass(frozen=True)
+class NotRestored(Event):
+    """A checkpoint is damaged or of another version, and an older one was taken instead."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Restored(Event):
     """The node went on from a checkpoint."""
 

@@ -16,7 +16,7 @@ import trio
 
 from p2pnode import events
 from p2pnode.config import Config
-from p2pnode.errors import LinkError, PeerFault, UserError
+from p2pnode.errors import LinkError, PeerFault
 from p2pnode.gossip import exchange, state
 from p2pnode.gossip.exchange import Exchanger
 from p2pnode.gossip.membership import Membership
@@ -25,12 +25,12 @@ from p2pnode.gossip.settle import Settling
 from p2pnode.gossip.state import Donor, catch_up, fetch
 from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
-from p2pnode.identity.manifest import Manifest, load_manifest, parse_canonical, write_manifest
+from p2pnode.identity.manifest import Manifest, parse_canonical
+from p2pnode.keeping import Keeping
 from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset
 from p2pnode.learning.task import Task
 from p2pnode.ports import Compute, Discovery, Network, PeerAddress, PeerId
-from p2pnode.storage.atomic import StorageError
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Trainer
 
@@ -103,10 +103,11 @@ class Node:
         self._config = config
         self._world = world
         self._seed = int.from_bytes(hashlib.sha256(key.public).digest()[:4], "big")
-        self._saved = 0.0  # trio time of the last checkpoint
         self._trainer: Trainer | None = None
         self._exchanger: Exchanger | None = None
-        self._settled = False
+        self._keeping = Keeping(
+            world.directory, invitation.swarm_id, world.compute, world.publish, config.saving
+        )
         self._work = trio.CancelScope()
         self._stop = trio.Event()
         self.membership = Membership(
@@ -133,7 +134,7 @@ class Node:
             nursery.start_soon(self._end_when_asked)
             with self._work:
                 await nursery.start(membership.run)
-                for peer in self._remembered():
+                for peer in self._keeping.peers():
                     membership.found(peer)
                 for discovery in self._world.discoveries:
                     nursery.start_soon(discovery.run, self._invitation.swarm_id, membership.found)
@@ -161,10 +162,10 @@ class Node:
     # --- the life of a node, in its order ---
 
     async def _take_part(self) -> None:
-        manifest = self._invitation.manifest or self._kept_manifest() or await self._fetch_manifest()
-        self._keep_manifest(manifest)
+        manifest = self._invitation.manifest or self._keeping.manifest() or await self._fetch_manifest()
+        self._keeping.keep_manifest(manifest)
         trainer = await self._make_trainer(manifest)
-        if self._settled:
+        if self._keeping.settled:
             return
         exchanger = self._serve(manifest, trainer)
         self._world.publish(
@@ -213,9 +214,8 @@ class Node:
             return Trainer(learner, rows.train, rows.probes, self._world.compute, self._seed, overlap)
 
         trainer = await self._world.compute(build)
-        await self._restore(trainer, manifest)
+        await self._keeping.restore(trainer)
         self._trainer = trainer
-        self._saved = trio.current_time()
         membership = self.membership
         membership.manifest = manifest
         membership.view.limit = manifest.bounds.peers
@@ -283,7 +283,7 @@ class Node:
                     bytes_received=traffic.received,
                 )
             )
-            if trio.current_time() - self._saved >= self._config.saving.seconds:
+            if self._keeping.due():
                 await self._save(trainer)
 
         random = Random(f"partners {self._seed}")
@@ -300,71 +300,20 @@ class Node:
             deadlines=self._config.deadlines,
         )
         settlement = await settling.run()
-        self._settled = True
+        self._keeping.settled = True
         metrics = await trainer.evaluate()
         self._world.publish(
             events.Settled(settlement.members, settlement.counted, settlement.spread, metrics)
         )
 
+    async def _save(self, trainer: Trainer) -> None:
+        members = self.membership.view.all()
+        await self._keeping.save(trainer, [PeerAddress(member.peer, member.addresses) for member in members])
+
     async def _leave(self) -> None:
         if self._trainer is not None:
             await self._save(self._trainer)
         await self.membership.say_goodbye()
-
-    # --- what is kept on disk ---
-
-    def _kept_manifest(self) -> Manifest | None:
-        directory = self._world.directory
-        if directory is None or not directory.manifest.exists():
-            return None
-        manifest = load_manifest(directory.manifest)
-        if manifest.swarm_id != self._invitation.swarm_id:
-            raise UserError(f"{directory.path} holds a model of another swarm: choose another --data-dir")
-        return manifest
-
-    def _keep_manifest(self, manifest: Manifest) -> None:
-        if self._world.directory is not None and self._kept_manifest() is None:
-            write_manifest(self._world.directory.manifest, manifest)
-
-    async def _restore(self, trainer: Trainer, manifest: Manifest) -> None:
-        directory = self._world.directory
-        if directory is None:
-            return
-        checkpoint = await self._world.compute(directory.load_checkpoint)
-        if checkpoint is None:
-            return
-        self._settled = checkpoint.metadata.get("settled") == "yes"
-        if self._settled:
-            await trainer.settle()
-        try:
-            await trainer.restore(checkpoint.arrays)
-        except ValueError as error:
-            raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
-        self._world.publish(events.Restored(trainer.round, str(checkpoint.path)))
-
-    def _remembered(self) -> Sequence[PeerAddress]:
-        return self._world.directory.load_peers()[0] if self._world.directory is not None else ()
-
-    async def _save(self, trainer: Trainer) -> None:
-        directory = self._world.directory
-        if directory is None:
-            return
-        self._saved = trio.current_time()
-        arrays = await trainer.save()
-        metadata = {"swarm": self._invitation.swarm_id, "settled": "yes" if self._settled else "no"}
-        peers = [PeerAddress(member.peer, member.addresses) for member in self.membership.view.all()]
-
-        def write() -> str:
-            path = directory.save_checkpoint(trainer.round, arrays, metadata)
-            directory.save_peers(peers)
-            return str(path)
-
-        try:
-            path = await self._world.compute(write)
-        except StorageError as error:
-            self._world.publish(events.NotSaved(str(error)))
-        else:
-            self._world.publish(events.Checkpointed(trainer.round, path))
 
     async def _knock(self, address: str) -> None:
         """Try an address that a person gave until somebody answers there."""

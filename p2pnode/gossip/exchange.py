@@ -26,8 +26,7 @@ rule settles two offers that cross: the lower id stays initiator.
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum
 
 import numpy as np
 import trio
@@ -35,6 +34,7 @@ import trio
 from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
+from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
 from p2pnode.gossip.view import Member
 from p2pnode.ports import Model, Network, PeerId, Stream
 from p2pnode.wire.messages import (
@@ -58,19 +58,6 @@ REMEMBERED = 256
 """Committed exchanges kept for those who ask: 24 bytes each. A node commits a few a second at most
 and is asked within a deadline, or never."""
 
-AGAIN = 0.02
-"""Seconds after which asking a busy node again makes sense: few exchanges are shorter."""
-
-
-class Reason(StrEnum):
-    """Why an offer is declined."""
-
-    BUSY = "busy"
-    WAITING = "waiting for an answer"
-    ELSEWHERE = "at another step"
-    STRANGER = "say hello first"  # never did, or one of the two was restarted since
-    AWAY = "not taking part now"  # starting or leaving
-
 
 class Result(Enum):
     """What became of an offer of ours."""
@@ -81,80 +68,6 @@ class Result(Enum):
     WITHDRAWN = "withdrawn"  # another exchange came first
     ABORTED = "aborted"
     UNREACHABLE = "unreachable"
-
-
-@dataclass
-class Agenda:
-    """What this node would agree to now. Training leaves it as it is, settling moves it step by step.
-
-    Attributes:
-        weight: of the difference. Both ends must name the same one.
-        members: while settling, the digest of the agreed member list; else empty.
-        step: while settling, the position in the schedule.
-        partner: while settling, the only peer this step is for.
-        counted: while settling, one bit for each member that the parameters already contain.
-        done: set when an exchange under this agenda is completed.
-    """
-
-    weight: float = 0.5
-    members: bytes = b""
-    step: int = 0
-    partner: PeerId | None = None
-    counted: bytes = b""
-    done: trio.Event = field(default_factory=trio.Event)
-
-
-@dataclass
-class Slot:
-    """The one exchange a node can be in.
-
-    Attributes:
-        busy: an exchange is under way.
-        waiting: an offer of ours awaits its answer; cancelling the scope withdraws it.
-        pending: id of the exchange of ours that is not decided yet.
-        unready: we wait for the acceptor's `ready`; cancelling the scope aborts.
-        closed: no new exchange begins: the node has no model yet, or is leaving.
-        free: set when `busy` ends.
-    """
-
-    busy: bool = False
-    waiting: trio.CancelScope | None = None
-    pending: bytes = b""
-    unready: trio.CancelScope | None = None
-    closed: bool = False
-    free: trio.Event = field(default_factory=trio.Event)
-
-
-def answer(
-    offer: Offer, own: Offer, agenda: Agenda, slot: Slot, initiator: PeerId, me: PeerId
-) -> Accept | Decline:
-    """Whether to accept `offer`; `own` is the one this node would make in the initiator's place.
-
-    Raises:
-        PeerFault: `WRONG_LAYOUT`: the two can never agree.
-    """
-    if slot.closed:
-        return Decline(Reason.AWAY, 1.0)
-    if offer.exchange[:16] != own.exchange[:16]:
-        return Decline(Reason.STRANGER, AGAIN)
-    if (offer.members, offer.step, offer.weight) != (own.members, own.step, own.weight):
-        return Decline(Reason.ELSEWHERE, AGAIN)
-    if own.members and (initiator != agenda.partner or agenda.done.is_set()):
-        return Decline(Reason.ELSEWHERE, AGAIN)
-    if (offer.layout, offer.size) != (own.layout, own.size):
-        raise PeerFault(Fault.WRONG_LAYOUT, "offers other parameters, or another rule or codec")
-    if slot.busy:
-        return Decline(Reason.BUSY, AGAIN)
-    if slot.waiting is not None and me < initiator:
-        return Decline(Reason.WAITING, AGAIN)
-    return Accept(own.counted)
-
-
-def union(one: bytes, other: bytes) -> bytes:
-    """Members counted in either: bitwise or of two bit sets."""
-    size = max(len(one), len(other))
-    merged = int.from_bytes(one, "little") | int.from_bytes(other, "little")
-    return merged.to_bytes(size, "little")
 
 
 class Exchanger:

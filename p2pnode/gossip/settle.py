@@ -22,7 +22,8 @@ import numpy.typing as npt
 import trio
 
 from p2pnode.config import Deadlines, Finish
-from p2pnode.gossip.exchange import AGAIN, Agenda, Exchanger, Result
+from p2pnode.gossip.agenda import AGAIN, Agenda
+from p2pnode.gossip.exchange import Exchanger, Result
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Member, Stage, View
 from p2pnode.learning.topology import base_graph

@@ -32,6 +32,7 @@ _LEVELS: dict[type[events.Event], int] = {
     events.ExchangeAborted: logging.DEBUG,
     events.Checkpointed: logging.DEBUG,
     events.NotSaved: logging.WARNING,
+    events.NotRestored: logging.WARNING,
     events.PeerFaulted: logging.WARNING,
     events.ExchangeUnsettled: logging.WARNING,
 }
@@ -100,6 +101,8 @@ def describe(event: events.Event) -> str:
             return f"saved round {event.round} to {event.path}"
         case events.NotSaved():
             return f"not saved, will try again: {event.reason}"
+        case events.NotRestored():
+            return f"passed over: {event.reason}"
         case events.Restored():
             return f"going on from round {event.round} in {event.path}"
         case events.Settled():

@@ -12,7 +12,8 @@ from p2pnode.config import Deadlines
 from p2pnode.errors import Fault
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled
 from p2pnode.gossip import exchange
-from p2pnode.gossip.exchange import Agenda, Result
+from p2pnode.gossip.agenda import Agenda
+from p2pnode.gossip.exchange import Result
 from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
 from p2pnode.net.memory_stream import Verdict

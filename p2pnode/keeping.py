@@ -1,0 +1,117 @@
+"""What a node keeps on disk and finds again when it starts: manifest, states, peers.
+
+A node without a data directory keeps nothing and finds nothing; everything else is the same. A disk
+that takes nothing any more does not stop a node: it says so, trains on, and tries again later.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from p2pnode import events
+from p2pnode.config import Saving
+from p2pnode.errors import UserError
+from p2pnode.identity.manifest import Manifest, load_manifest, write_manifest
+from p2pnode.ports import Compute, PeerAddress
+from p2pnode.storage.atomic import StorageError
+from p2pnode.storage.directory import DataDirectory
+from p2pnode.trainer import Trainer
+
+
+@dataclass
+class Keeping:
+    """One node's files.
+
+    Attributes:
+        directory: where they are; None keeps nothing.
+        swarm_id: of the swarm that the directory belongs to.
+        compute: where files are read and written.
+        publish: takes events.
+        saving: how often.
+        settled: whether the model is the swarm's final one.
+    """
+
+    directory: DataDirectory | None
+    swarm_id: str
+    compute: Compute
+    publish: Callable[[events.Event], None]
+    saving: Saving
+    settled: bool = False
+    _saved: float = field(default=0.0, init=False)
+
+    def manifest(self) -> Manifest | None:
+        """The swarm's manifest, if it was kept.
+
+        Raises:
+            UserError: it is another swarm's, or damaged.
+        """
+        if self.directory is None or not self.directory.manifest.exists():
+            return None
+        manifest = load_manifest(self.directory.manifest)
+        if manifest.swarm_id != self.swarm_id:
+            raise UserError(
+                f"{self.directory.path} holds a model of another swarm: choose another --data-dir"
+            )
+        return manifest
+
+    def keep_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest down, unless it is there.
+
+        Raises:
+            UserError: another swarm's is there, or the directory cannot be written.
+        """
+        if self.directory is not None and self.manifest() is None:
+            write_manifest(self.directory.manifest, manifest)
+
+    def peers(self) -> Sequence[PeerAddress]:
+        """Where peers were when this node was last saved."""
+        return self.directory.load_peers()[0] if self.directory is not None else ()
+
+    async def restore(self, trainer: Trainer) -> None:
+        """Go on from the newest whole checkpoint, if there is one.
+
+        Raises:
+            UserError: none of those there is whole, or it belongs to another version.
+        """
+        self._saved = trio.current_time()
+        checkpoint = (
+            await self.compute(self.directory.load_checkpoint) if self.directory is not None else None
+        )
+        if checkpoint is None:
+            return
+        for line in checkpoint.skipped.values():
+            self.publish(events.NotRestored(line))
+        self.settled = checkpoint.metadata.get("settled") == "yes"
+        if self.settled:
+            await trainer.settle()
+        try:
+            await trainer.restore(checkpoint.arrays)
+        except ValueError as error:
+            raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
+        self.publish(events.Restored(trainer.round, str(checkpoint.path)))
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return trio.current_time() - self._saved >= self.saving.seconds
+
+    async def save(self, trainer: Trainer, peers: Sequence[PeerAddress]) -> None:
+        """Write a checkpoint, and where peers are. A disk that refuses is an event, not an error."""
+        if (directory := self.directory) is None:
+            return
+        self._saved = trio.current_time()
+        arrays = await trainer.save()
+
+        def write() -> str:
+            path = directory.save_checkpoint(
+                trainer.round, arrays, {"settled": "yes" if self.settled else "no"}
+            )
+            directory.save_peers(peers)
+            return str(path)
+
+        try:
+            path = await self.compute(write)
+        except StorageError as error:
+            self.publish(events.NotSaved(str(error)))
+        else:
+            self.publish(events.Checkpointed(trainer.round, path))
