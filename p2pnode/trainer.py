@@ -203,13 +203,24 @@ class Trainer:
 
 
 class Worker:
-    """Computes in one worker thread, so that compiled steps never hold up the event loop."""
+    """Computes in one worker thread, so that compiled steps never hold up the event loop.
+
+    The thread is never the last to hold what it computed with. It lives on for a moment after its
+    work is done, and a process that ends just when a thread of it frees JAX's memory is aborted.
+    """
 
     def __init__(self) -> None:
         self._one = trio.CapacityLimiter(1)
 
     async def __call__(self, function: Callable[[], T], /) -> T:
-        return await trio.to_thread.run_sync(function, limiter=self._one)
+        table: list[Any] = [function]
+
+        def work() -> None:
+            table.append(table.pop()())
+
+        await trio.to_thread.run_sync(work, limiter=self._one)
+        result: T = table.pop()
+        return result
 
 
 async def inline(function: Callable[[], T], /) -> T:

@@ -164,13 +164,15 @@ async def catch_up(
 
     Either way the round becomes the donors', the lower one if they differ: a node that joins late
     does not repeat the rounds it missed, and one liar cannot make it skip those still to come.
+    Nobody is late for those who have finished no round by now, however fast they begin.
     """
+    members = sorted(view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
+    donors = [m for m in members if m.stage >= Stage.TRAINING and m.round > 0]
     size = (await model.vector()).nbytes
     best, chosen = await model.loss(), None
     vector: npt.NDArray[np.float32] | None = None
     rounds: list[int] = []
-    donors = sorted(view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
-    for donor in [m for m in donors if m.stage >= Stage.TRAINING and m.round > 0]:
+    for donor in donors:
         if len(rounds) == 2:
             break
         try:

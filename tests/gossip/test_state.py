@@ -22,7 +22,7 @@ from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import Bytes, Model, PeerId, Stream
 from p2pnode.trainer import inline
 from p2pnode.wire.messages import Content, Fetch, decode, receive, send
-from tests.gossip.ends import DEADLINES, End, ends, learner, manifest, vector
+from tests.gossip.ends import DEADLINES, End, ends, learner, manifest, slow, vector
 
 MIB = 1 << 20
 SIZE = 4 * learner().size
@@ -411,3 +411,17 @@ async def test_nobody_is_asked_who_has_finished_no_round_or_misbehaved(clock: Mo
         assert await catch(newcomer) is None
         assert newcomer.trainer.round == 0
         assert newcomer.network.traffic.sent == 0
+
+
+async def test_nobody_is_late_for_those_who_had_finished_no_round_when_it_began(clock: MockClock) -> None:
+    async with ends(fabric(), 2, compute=slow(1.0)) as (newcomer, quick):
+        await give(quick, newcomer, 0, good())
+
+        async def run_ahead() -> None:
+            await trio.sleep(0.5)
+            await give(quick, newcomer, 5, good())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_ahead)
+            assert await catch(newcomer) is None
+        assert newcomer.trainer.round == 0
