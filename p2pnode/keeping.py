@@ -50,9 +50,7 @@ class Keeping:
             return None
         manifest = load_manifest(self.directory.manifest)
         if manifest.swarm_id != self.swarm_id:
-            raise UserError(
-                f"{self.directory.path} holds a model of another swarm: choose another --data-dir"
-            )
+            raise self._another_swarm()
         return manifest
 
     def keep_manifest(self, manifest: Manifest) -> None:
@@ -72,7 +70,7 @@ class Keeping:
         """Go on from the newest whole checkpoint, if there is one.
 
         Raises:
-            UserError: none of those there is whole, or it belongs to another version.
+            UserError: none of those there is whole, or it is of another swarm or version.
         """
         self._saved = trio.current_time()
         checkpoint = (
@@ -82,6 +80,8 @@ class Keeping:
             return
         for line in checkpoint.skipped.values():
             self.publish(events.NotRestored(line))
+        if checkpoint.metadata.get("swarm") != self.swarm_id:
+            raise self._another_swarm()
         self.settled = checkpoint.metadata.get("settled") == "yes"
         if self.settled:
             await trainer.settle()
@@ -90,6 +90,10 @@ class Keeping:
         except ValueError as error:
             raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
         self.publish(events.Restored(trainer.round, str(checkpoint.path)))
+
+    def _another_swarm(self) -> UserError:
+        where = self.directory.path if self.directory is not None else ""
+        return UserError(f"{where} holds a model of another swarm: choose another --data-dir")
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -101,11 +105,10 @@ class Keeping:
             return
         self._saved = trio.current_time()
         arrays = await trainer.save()
+        metadata = {"swarm": self.swarm_id, "settled": "yes" if self.settled else "no"}
 
         def write() -> str:
-            path = directory.save_checkpoint(
-                trainer.round, arrays, {"settled": "yes" if self.settled else "no"}
-            )
+            path = directory.save_checkpoint(trainer.round, arrays, metadata)
             directory.save_peers(peers)
             return str(path)
 

@@ -24,7 +24,9 @@ from p2pnode.wire.messages import Content, Fetch, receive, send
 
 PROTOCOL = "/p2pnode/state/1"
 MAX_MANIFEST = 64 * 1024  # bytes; the same bound as for a manifest file
-FRESH = 30.0  # seconds for which a donor keeps one content, so that transfers can be resumed
+FRESH = (
+    1.0  # seconds before a donor makes a new content; whoever resumes one gets it for as long as it is kept
+)
 PIECE = 1 << 20  # bytes received at once, and at most lost when a transfer breaks
 RESUMES = 3  # times a broken transfer from one donor is taken up again
 
@@ -76,11 +78,10 @@ class Donor:
             raise PeerFault(Fault.MALFORMED, f"asks for {question.what!r}")
         stale = trio.current_time() - self._made >= FRESH
         if not self._digest or (stale and question.digest != self._digest):
-            self._round = self.model.round
-            content = (await self.model.vector()).view(np.uint8).data
-            self._digest = await self.compute(lambda: hashlib.sha256(content).digest())
-            self._content = content
             self._made = trio.current_time()
+            round, content = self.model.round, (await self.model.vector()).view(np.uint8).data
+            digest = await self.compute(lambda: hashlib.sha256(content).digest())
+            self._round, self._content, self._digest = round, content, digest
         return self._content, self._digest, self._round
 
 
