@@ -1,7 +1,7 @@
 """Compiled programs kept on disk, so that a node's next start does not wait for the compiler.
 
 JAX keys each entry by the program, the compiler's version and flags, and the device; entries of
-another machine are never used. Several nodes may share one folder.
+another machine are never used. Several nodes may share one folder, and anybody may delete it.
 (https://docs.jax.dev/en/latest/persistent_compilation_cache.html)
 """
 
@@ -9,12 +9,9 @@ from pathlib import Path
 
 import jax
 
-MOST_BYTES = 1 << 30  # least recently used entries go first
-
 
 def keep_compiled(folder: Path) -> None:
     """Keep every compiled program in `folder`, which is made when needed."""
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
