@@ -16,6 +16,10 @@ from p2pnode.wire.messages import Accept, Decline, Offer
 AGAIN = 0.02
 """Seconds after which asking a busy node again makes sense: few exchanges are shorter."""
 
+AGAIN_AWAY = 0.1
+"""The same for a node that is starting or leaving. Who starts a moment sooner than the others must not
+be through with many short rounds, alone, before they are there."""
+
 
 class Reason(StrEnum):
     """Why an offer is declined."""
@@ -78,7 +82,7 @@ def answer(
         PeerFault: `WRONG_LAYOUT`: the two can never agree.
     """
     if slot.closed:
-        return Decline(Reason.AWAY, 1.0)
+        return Decline(Reason.AWAY, AGAIN_AWAY)
     if offer.exchange[:16] != own.exchange[:16]:
         return Decline(Reason.STRANGER, AGAIN)
     if (offer.members, offer.step, offer.weight) != (own.members, own.step, own.weight):

@@ -113,3 +113,16 @@ def test_a_chunk_divides_its_round() -> None:
     for steps in range(201):
         assert steps % chunk_length(steps) == 0
         assert 1 <= chunk_length(steps) <= 10
+
+
+async def test_a_node_that_is_a_moment_ahead_of_the_others_does_not_run_away_alone(clock: MockClock) -> None:
+    async with ends(fabric(0), 3) as (one, *others):
+        for end in others:
+            end.exchanger.slot.closed = True  # warm, known, but not taking part yet
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_rounds, one, 20, 0)
+            await trio.sleep(0.5)
+            assert one.trainer.round <= 1
+            for end in others:
+                end.exchanger.slot.closed = False
+        assert len(one.of(ExchangeCompleted)) >= 19
