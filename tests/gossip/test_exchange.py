@@ -19,7 +19,7 @@ from p2pnode.net.memory_link import Link
 from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import PeerId
 from p2pnode.wire.messages import Abort, Accept, Begin, Decline, Offer, receive, send
-from tests.gossip.ends import CODECS, End, ends, learner, vector
+from tests.gossip.ends import CODECS, DEADLINES, End, ends, learner, vector
 
 
 @pytest.fixture
@@ -151,9 +151,11 @@ async def test_an_initiator_that_dies_after_ready_leaves_its_partner_unsettled(c
             return Verdict.DROP if len(seen) > last else Verdict.DELIVER
 
         network.tap = die
+        began = trio.current_time()
         await offer(one, other)
         network.kill(one.network.me)
-        await trio.sleep(60)
+        await other.exchanger.close()
+        assert trio.current_time() - began <= DEADLINES.of(2 * one.trainer.payload_bytes) + 0.1
         assert len(other.of(ExchangeUnsettled)) == 1
         assert not other.exchanger.slot.busy
 
