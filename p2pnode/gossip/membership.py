@@ -73,6 +73,7 @@ class Membership:
         self._proof = self.key.sign(claim(self.swarm, self.incarnation))
         self._greeting: dict[PeerId, trio.CancelScope] = {}
         self._suspected: set[PeerId] = set()
+        self._hellos = 0
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -202,8 +203,8 @@ class Membership:
                 Fault.NOT_ADMITTED, f"its credential does not satisfy {self.manifest.admission.policy}"
             )
         known = self.view.get(peer)
-        if known is not None and known.incarnation > hello.incarnation:
-            return
+        if known is not None and (known.incarnation, known.serial) > (hello.incarnation, hello.serial):
+            return  # overtaken by a later word of the same peer
         if self.view.put(member_of(peer, hello)):
             self.publish(PeerAlive(peer, hello.round))
         self._change()
@@ -222,11 +223,13 @@ class Membership:
 
     def _hello(self, receiver: PeerId) -> Hello:
         standing = self.standing
+        self._hellos += 1
         return Hello(
             version=VERSION,
             swarm=self.swarm,
             incarnation=self.incarnation,
             proof=self._proof,
+            serial=self._hellos,
             stage=standing.stage,
             round=standing.round,
             layout=standing.layout,

@@ -34,6 +34,7 @@ class Member:
     peer: PeerId
     incarnation: int
     proof: bytes
+    serial: int
     stage: Stage
     round: int
     members: bytes
@@ -48,6 +49,7 @@ def member_of(peer: PeerId, hello: Hello) -> Member:
         peer=peer,
         incarnation=hello.incarnation,
         proof=hello.proof,
+        serial=hello.serial,
         stage=Stage(hello.stage),
         round=hello.round,
         members=hello.members,

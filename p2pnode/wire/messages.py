@@ -107,6 +107,7 @@ class Hello:
             more than the last).
         proof: Ed25519 signature of swarm and incarnation, so that whoever refuses the earlier of two
             processes with one key can show it the later one's own word.
+        serial: counts the sender's hellos since its start: one may be overtaken by the next.
         stage: 0 newcomer (no model yet), 1 training, 2 rounds done, 3 settled.
         round: finished rounds.
         layout: digest of what is shared; empty while the manifest is not known yet.
@@ -121,6 +122,7 @@ class Hello:
     swarm: bytes = _bytes(32)
     incarnation: int = _integer(0, 2**63)
     proof: bytes = _bytes(64)
+    serial: int = _integer(0, 2**48)
     stage: int = _integer(0, 3)
     round: int = _integer(0, 2**48)
     layout: bytes = _bytes(0, 32)

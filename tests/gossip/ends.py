@@ -97,6 +97,7 @@ class End:
             peer=self.network.me,
             incarnation=self.membership.incarnation,
             proof=b"",
+            serial=0,
             stage=Stage.TRAINING,
             round=0,
             members=b"",

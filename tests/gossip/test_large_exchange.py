@@ -113,6 +113,7 @@ def member(network: Libp2pNetwork) -> Member:
         peer=network.me,
         incarnation=INCARNATION,
         proof=b"",
+        serial=0,
         stage=Stage.TRAINING,
         round=0,
         members=b"",

@@ -70,6 +70,7 @@ def hello(own: Key, near: End, **changes: Any) -> Hello:
         swarm=SWARM,
         incarnation=incarnation,
         proof=own.sign(claim(SWARM, incarnation)),
+        serial=0,
         stage=Stage.TRAINING,
         round=0,
         layout=near.trainer.layout,
@@ -118,6 +119,19 @@ WRONG = {
     "a credential that nobody asked for": ({"credential": b"let me in"}, Fault.NOT_ADMITTED),
 }
 wrong = pytest.mark.parametrize(("changes", "fault"), WRONG.values(), ids=WRONG.keys())
+
+
+async def test_a_hello_that_was_overtaken_by_a_later_one_changes_nothing(clock: MockClock) -> None:
+    """Both sides of two greetings speak at once, so hellos do overtake each other."""
+    net = fabric()
+    async with strangers(net, 1) as (one,), outsider(net, OUTSIDER, one) as network:
+        await ask(network, one, hello(OUTSIDER, one, serial=8, stage=Stage.DONE, round=20))
+        await ask(network, one, hello(OUTSIDER, one, serial=7, stage=Stage.TRAINING, round=19))
+        seen = one.membership.view.get(OUTSIDER.peer)
+        assert seen is not None
+        assert (seen.stage, seen.round) == (Stage.DONE, 20)
+        await ask(network, one, hello(OUTSIDER, one, serial=0, incarnation=6, round=3))  # it was restarted
+        assert one.membership.view.get(OUTSIDER.peer).round == 3  # type: ignore[union-attr]
 
 
 async def test_a_hello_makes_each_a_member_of_the_others_view(clock: MockClock) -> None:
