@@ -31,6 +31,9 @@ from p2pnode.wire.messages import Goodbye, Hello, Refused, receive, send
 PROTOCOL = "/p2pnode/hello/1"
 VERSION = 1
 
+FAREWELL = 2.0
+"""Seconds for goodbyes: some of the others may be leaving too, and answer no more."""
+
 
 class Superseded(UserError):
     """Another process with this node's key has started later."""
@@ -142,9 +145,10 @@ class Membership:
             except LinkError:
                 return  # it will notice by itself
 
-        async with trio.open_nursery() as nursery:
-            for member in self.view.all():
-                nursery.start_soon(tell, member.peer)
+        with trio.move_on_after(FAREWELL):
+            async with trio.open_nursery() as nursery:
+                for member in self.view.all():
+                    nursery.start_soon(tell, member.peer)
 
     async def serve(self, stream: Stream) -> None:
         """Answer one hello."""

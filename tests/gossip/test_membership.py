@@ -134,6 +134,15 @@ async def test_a_hello_that_was_overtaken_by_a_later_one_changes_nothing(clock: 
         assert one.membership.view.get(OUTSIDER.peer).round == 3  # type: ignore[union-attr]
 
 
+async def test_saying_goodbye_to_a_peer_that_answers_no_more_takes_a_moment_only(clock: MockClock) -> None:
+    net = fabric()
+    async with ends(net, 2) as (one, other):
+        net.partition([[one.network.me], [other.network.me]])
+        started = trio.current_time()
+        await one.membership.say_goodbye()
+        assert trio.current_time() - started < 3
+
+
 async def test_a_hello_makes_each_a_member_of_the_others_view(clock: MockClock) -> None:
     async with strangers(fabric(), 2) as (one, other):
         one.membership.standing.round = 7
