@@ -6,7 +6,11 @@ goes on. Any other exception is our own bug and ends the node loudly. The split 
 errors are Local or Remote.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class UserError(Exception):
@@ -51,3 +55,12 @@ class PeerFault(Exception):
         super().__init__(f"{fault}: {detail}")
         self.fault = fault
         self.detail = detail
+
+
+def leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
+    """The exceptions in a group of groups, as nurseries make them."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error

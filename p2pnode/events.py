@@ -51,6 +51,18 @@ class PeerFaulted(Event):
 
 
 @dataclass(frozen=True)
+class Alone(Event):
+    """The node has nobody to average with, and trains on by itself."""
+
+
+@dataclass(frozen=True)
+class InCompany(Event):
+    """The node was alone, and has peers again."""
+
+    peers: int
+
+
+@dataclass(frozen=True)
 class RoundFinished(Event):
     """H local steps are done.
 
@@ -76,6 +88,20 @@ class RoundFinished(Event):
     seconds: float
     bytes_sent: int
     bytes_received: int
+
+
+@dataclass(frozen=True)
+class Paused(Event):
+    """A person has paused training; `round` is the last one finished. Membership goes on."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """Training goes on after a pause."""
+
+    round: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +198,7 @@ class Settled(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The node ends, `finished` or by a `signal`. Bytes are at the sockets, since the start."""
+    """The node ends: `finished`, by a `signal` or a `command`. Bytes are at the sockets, since the start."""
 
     reason: str
     bytes_sent: int

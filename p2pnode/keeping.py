@@ -4,6 +4,7 @@ A node without a data directory keeps nothing and finds nothing; everything else
 that takes nothing any more does not stop a node: it says so, trains on, and tries again later.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ from p2pnode.ports import Compute, PeerAddress
 from p2pnode.storage.atomic import StorageError
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Trainer
+
+COMPLAIN_EVERY = 60.0
+"""Seconds between two events that say that nothing can be saved."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Keeping:
     saving: Saving
     settled: bool = False
     _saved: float = field(default=0.0, init=False)
+    _complained: float = field(default=-math.inf, init=False)
 
     def manifest(self) -> Manifest | None:
         """The swarm's manifest, if it was kept.
@@ -99,22 +104,35 @@ class Keeping:
         """Whether it is time for a checkpoint."""
         return trio.current_time() - self._saved >= self.saving.seconds
 
-    async def save(self, trainer: Trainer, peers: Sequence[PeerAddress]) -> None:
-        """Write a checkpoint, and where peers are. A disk that refuses is an event, not an error."""
+    async def save(
+        self, trainer: Trainer, peers: Sequence[PeerAddress]
+    ) -> events.Checkpointed | events.NotSaved | None:
+        """Write a checkpoint, and where peers are. A disk that refuses is an event, once a minute.
+
+        Returns:
+            What came of it; None without a directory.
+        """
         if (directory := self.directory) is None:
-            return
+            return None
         self._saved = trio.current_time()
         arrays = await trainer.save()
+        round = int(arrays["round"])  # training may go on meanwhile
         metadata = {"swarm": self.swarm_id, "settled": "yes" if self.settled else "no"}
 
         def write() -> str:
-            path = directory.save_checkpoint(trainer.round, arrays, metadata)
+            path = directory.save_checkpoint(round, arrays, metadata)
             directory.save_peers(peers)
             return str(path)
 
         try:
             path = await self.compute(write)
         except StorageError as error:
-            self.publish(events.NotSaved(str(error)))
-        else:
-            self.publish(events.Checkpointed(trainer.round, path))
+            refused = events.NotSaved(str(error))
+            if self._saved - self._complained >= COMPLAIN_EVERY:
+                self._complained = self._saved
+                self.publish(refused)
+            return refused
+        self._complained = -math.inf
+        saved = events.Checkpointed(round, path)
+        self.publish(saved)
+        return saved

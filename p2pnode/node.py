@@ -8,6 +8,7 @@ tests and simulations, over an in-memory network under a virtual clock.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +20,7 @@ from p2pnode.config import Config
 from p2pnode.errors import LinkError, PeerFault
 from p2pnode.gossip import exchange, state
 from p2pnode.gossip.exchange import Exchanger
+from p2pnode.gossip.gate import Gate
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.rounds import Rounds
 from p2pnode.gossip.settle import Settling
@@ -27,12 +29,15 @@ from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Manifest, parse_canonical
 from p2pnode.keeping import Keeping
-from p2pnode.learning import registry
+from p2pnode.learning import memory, registry
 from p2pnode.learning.data import Dataset
+from p2pnode.learning.own import Own
 from p2pnode.learning.task import Task
 from p2pnode.ports import Compute, Discovery, Network, PeerAddress, PeerId
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Trainer
+
+_log = logging.getLogger(__name__)
 
 FIRST_VIEW = 64  # peers in view until the manifest says how many it may be
 
@@ -71,10 +76,14 @@ class World:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Which swarm to join: its id, and the manifest unless a member must be asked for it."""
+    """Which swarm to join: its id, and the manifest unless a member must be asked for it.
+
+    Where the swarm's task is in a person's file, `own` is that, already run.
+    """
 
     swarm_id: str
     manifest: Manifest | None = None
+    own: Own | None = None
 
 
 class Node:
@@ -110,6 +119,8 @@ class Node:
         )
         self._work = trio.CancelScope()
         self._stop = trio.Event()
+        self._reason = "signal"
+        self.gate = Gate()  # shut while a person has paused training
         self.membership = Membership(
             network=world.network,
             key=key,
@@ -145,12 +156,17 @@ class Node:
                 await self._leave()
             nursery.cancel_scope.cancel()
         traffic = self._world.network.traffic
-        reason = "signal" if self._work.cancelled_caught else "finished"
+        reason = self._reason if self._work.cancelled_caught else "finished"
         self._world.publish(events.Stopped(reason, traffic.sent, traffic.received))
 
-    def stop(self) -> None:
+    def stop(self, reason: str = "signal") -> None:
         """End in good order: finish or abort the exchange, save, say goodbye."""
+        self._reason = reason
         self._stop.set()
+
+    async def checkpoint(self) -> events.Checkpointed | events.NotSaved | None:
+        """Save now; what came of it, None when there is nothing to save yet, or nowhere to."""
+        return None if self._trainer is None else await self._save(self._trainer)
 
     async def _end_when_asked(self) -> None:
         await self._stop.wait()
@@ -180,7 +196,11 @@ class Node:
             await self._wait_for_peers()
         await self._catch_up(trainer, manifest)
         exchanger.slot.closed = False
-        await self._rounds(manifest, trainer, exchanger).run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._say_when_alone)
+            await self._rounds(manifest, trainer, exchanger).run()
+            nursery.cancel_scope.cancel()
+        await self.gate.passed()
         await self._settle(trainer, exchanger)
 
     async def _fetch_manifest(self) -> Manifest:
@@ -208,8 +228,10 @@ class Node:
 
     async def _make_trainer(self, manifest: Manifest) -> Trainer:
         def build() -> Trainer:
-            learner = registry.build(manifest)
+            learner = registry.build(manifest, self._invitation.own)
+            memory.check(learner, memory.available())
             rows = self._rows(manifest, learner.task)
+            _mention_few(rows.train, manifest.training.batch_size)
             overlap = manifest.training.overlap
             return Trainer(learner, rows.train, rows.probes, self._world.compute, self._seed, overlap)
 
@@ -234,6 +256,7 @@ class Node:
             fault=membership.fault,
             deadlines=self._config.deadlines,
         )
+        exchanger.slot.gate = self.gate
         exchanger.slot.closed = True  # until this node has a model worth averaging
         donor = Donor(
             manifest=manifest.canonical(),
@@ -253,6 +276,16 @@ class Node:
         with trio.move_on_after(start.wait):
             while len(membership.view.partners(trio.current_time())) < start.peers:
                 await membership.changed.wait()
+
+    async def _say_when_alone(self) -> None:
+        """A node without peers is no failure, only worth a line; and one more when there are some."""
+        membership, alone = self.membership, False
+        while True:
+            changed, peers = membership.changed, len(membership.view)
+            if alone != (peers == 0):
+                alone = not alone
+                self._world.publish(events.Alone() if alone else events.InCompany(peers))
+            await changed.wait()
 
     async def _catch_up(self, trainer: Trainer, manifest: Manifest) -> None:
         membership = self.membership
@@ -306,9 +339,9 @@ class Node:
             events.Settled(settlement.members, settlement.counted, settlement.spread, metrics)
         )
 
-    async def _save(self, trainer: Trainer) -> None:
-        members = self.membership.view.all()
-        await self._keeping.save(trainer, [PeerAddress(member.peer, member.addresses) for member in members])
+    async def _save(self, trainer: Trainer) -> events.Checkpointed | events.NotSaved | None:
+        peers = [PeerAddress(member.peer, member.addresses) for member in self.membership.view.all()]
+        return await self._keeping.save(trainer, peers)
 
     async def _leave(self) -> None:
         if self._trainer is not None:
@@ -327,3 +360,10 @@ class Node:
             else:
                 self.membership.found(PeerAddress(peer, (address.rpartition("/p2p/")[0] or address,)))
                 return
+
+
+def _mention_few(rows: Dataset, batch: int) -> None:
+    if len(rows.y) < batch:
+        _log.warning(
+            "only %d rows to train on, fewer than a batch of %d: each batch repeats some", len(rows.y), batch
+        )

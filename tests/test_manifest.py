@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2pnode.errors import Fault, PeerFault, UserError
+from p2pnode.gossip.state import MAX_MANIFEST
 from p2pnode.identity.admission import LARGEST_CREDENTIAL, POLICIES, admit
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import (
@@ -34,6 +35,7 @@ from p2pnode.identity.manifest import (
     signed,
     write_manifest,
 )
+from p2pnode.identity.schema import LARGEST_OPTIONS
 
 KEY = Key(bytes(32))
 ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{KEY.peer}"
@@ -59,7 +61,10 @@ scalars = (
     | st.floats(-(2**53) + 1, 2**53 - 1)
     | printable.map(lambda text: text[:128])
 )
-options = st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True), scalars, max_size=8)
+values = scalars | st.lists(scalars, max_size=4).map(tuple)
+keys = printable.map(lambda text: text[:128]).filter(bool)
+tables = st.dictionaries(keys, values | st.dictionaries(keys, values, max_size=3), max_size=4)
+options = st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True), values | tables, max_size=8)
 names = printable.map(lambda text: text[:64]).filter(bool)
 
 
@@ -230,6 +235,38 @@ def test_the_largest_manifest_fits_its_own_bounds(tmp_path: Path) -> None:
     assert _received(manifest.canonical()).swarm_id == manifest.swarm_id
 
 
+LARGEST_TABLES = {
+    "lists": {f"o{number}": (1,) * 4000 for number in range(10)},
+    "tables": {f"{'o' * 30}{number:02}": {str(i): {} for i in range(300)} for number in range(30)},
+    "columns": {
+        "columns": {f"column {n}": {"type": "number", "mean": 14.1273, "scale": 3.52405} for n in range(1300)}
+    },
+}
+
+
+@pytest.mark.parametrize("largest", LARGEST_TABLES.values(), ids=LARGEST_TABLES)
+def test_the_largest_tables_of_options_fit_too(tmp_path: Path, largest: dict[str, Any]) -> None:
+    assert 75_000 < len(json.dumps(largest, separators=(",", ":"))) <= LARGEST_OPTIONS
+    manifest = replace(MANIFEST, task=TaskSpec("x", largest), rule=RuleSpec("x", "x", largest))
+    assert load_manifest(_written(tmp_path, manifest)).swarm_id == manifest.swarm_id
+    assert _received(manifest.canonical()).swarm_id == manifest.swarm_id
+
+
+def test_a_table_of_options_is_written_for_a_person(tmp_path: Path) -> None:
+    columns = {"mean radius": {"mean": 14.1, "type": "number"}, "sex": {"categories": ("f", "m")}}
+    manifest = replace(MANIFEST, task=TaskSpec("tabular", {"columns": columns, "hidden": 16}))
+    path = _written(tmp_path, manifest)
+    assert """
+[task.options]
+hidden = 16
+
+[task.options.columns]
+"mean radius" = {mean = 14.1, type = "number"}
+sex = {categories = ["f", "m"]}
+""" in path.read_text()
+    assert load_manifest(path) == manifest
+
+
 # What arrives from a peer.
 
 
@@ -283,8 +320,8 @@ CANONICAL = MANIFEST.canonical()
         CANONICAL.replace(b'"hidden":64', b'"hidden":9007199254740992'),
         CANONICAL.replace(b'"hidden":64', b'"hidden":' + b"9" * 5000),
         CANONICAL.replace(b'"hidden":64', b'"hidden":null'),
-        CANONICAL.replace(b'"hidden":64', b'"hidden":[]'),
-        CANONICAL.replace(b'"hidden":64', b'"hidden":{}'),
+        CANONICAL.replace(b'"hidden":64', b'"hidden":[[]]'),
+        CANONICAL.replace(b'"hidden":64', b'"hidden":{"a":{"b":{}}}'),
         CANONICAL.replace(b'"hidden":64', rb'"hidden":"\ud800"'),
         CANONICAL.replace(b'"hidden":64', rb'"hidden":"\u001b"'),
         CANONICAL.replace(b'"hidden":64', rb'"\ud800":64'),
@@ -360,8 +397,12 @@ def test_a_changed_byte_is_another_manifest_or_a_clear_line(position: int, byte:
         ("bounds.peers", 0, "bounds.peers: expected"),
         ("task.options", 1, "task.options: expected a table"),
         ("task.options", {f"o{n}": n for n in range(33)}, "task.options: expected a table of at most 32"),
-        ("task.options.hidden", [1], "task.options.hidden: expected true, false, a number"),
-        ("task.options.hidden", {"a": 1}, "task.options.hidden: expected"),
+        ("task.options.hidden", [[1]], "task.options.hidden: expected true, false, a number"),
+        ("task.options.hidden", [1, "x" * 129], "task.options.hidden: expected .*, or a list of such"),
+        ("task.options.hidden", {"mean radius": {"of": {}}}, r'options.hidden."mean radius".of: expected'),
+        ("task.options.hidden", {"": 1}, "task.options.hidden: '' is no name: expected one line of 1 to 128"),
+        ("task.options.hidden", {"a\nb": 1}, "task.options.hidden: .* is no name"),
+        ("task.options.hidden", ["x" * 100] * 900, "task.options: takes .* bytes, at most 81920"),
         ("task.options.hidden", "x" * 129, "task.options.hidden: expected"),
         ("task.options.Hidden units", 1, "task.options: 'Hidden units' is no name"),
     ],
@@ -426,8 +467,12 @@ def test_a_file_that_is_no_manifest_is_one_clear_line(tmp_path: Path, content: b
 
 def test_tables_in_tables_without_end_are_refused(tmp_path: Path) -> None:
     text = _written(tmp_path, MANIFEST).read_text()
-    with pytest.raises(UserError, match=r"task\.options\.a: expected"):
+    with pytest.raises(UserError, match=r"task\.options\.a\.a\.a: expected"):
         _load(tmp_path, f"{text}\n[task.options{'.a' * 20_000}]")
+
+
+def test_a_member_fetches_as_large_a_manifest_as_there_can_be() -> None:
+    assert MAX_MANIFEST == LARGEST_MANIFEST
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:

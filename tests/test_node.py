@@ -18,16 +18,20 @@ from trio.testing import MockClock
 from p2pnode.config import Config, Finish, Start
 from p2pnode.errors import UserError
 from p2pnode.events import (
+    Alone,
     CaughtUp,
     Checkpointed,
     Event,
     ExchangeCompleted,
     ExchangeUnsettled,
+    InCompany,
     NodeReady,
+    Paused,
     PeerAlive,
     PeerFaulted,
     PeerLost,
     Restored,
+    Resumed,
     RoundFinished,
     Settled,
     Stopped,
@@ -42,7 +46,10 @@ from p2pnode.learning.task import Task
 from p2pnode.net.memory import MemoryDiscovery, MemoryFabric, run_deterministic
 from p2pnode.net.memory_link import Link
 from p2pnode.node import Invitation, Node, Rows, World
+from p2pnode.observe.stream import Stamped
+from p2pnode.observe.tally import Tally
 from p2pnode.ports import PeerId
+from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
 from tests.gossip.ends import key, manifest, slow
 
@@ -60,7 +67,7 @@ def learner() -> Learner:
 @pytest.fixture(autouse=True)
 def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The swarms here differ in their number of rounds only, which no learner knows."""
-    monkeypatch.setattr(registry, "build", lambda _: learner())
+    monkeypatch.setattr(registry, "build", lambda *_: learner())
 
 
 @pytest.fixture
@@ -89,16 +96,19 @@ class Running:
     """One node, and what it said."""
 
     node: Node
+    steering: Steering
 
     def __init__(self, peer: PeerId) -> None:
         self.peer = peer
         self.events: list[Event] = []
+        self.tally = Tally()
         self.started = trio.Event()
         self.stopped = trio.Event()
         self._news = trio.Event()
 
     def publish(self, event: Event) -> None:
         self.events.append(event)
+        self.tally(Stamped(WALL, event))
         self._news.set()
         self._news = trio.Event()
 
@@ -149,6 +159,7 @@ class Cluster:
                     discovery = MemoryDiscovery(self.fabric, own.peer)
                     world = World(network, [discovery], slow(seconds), running.publish, directory)
                     running.node = Node(own, incarnation, invitation, rows_of(index), config, world)
+                    running.steering = Steering(running.node, world, running.tally)
                     running.started.set()
                     await running.node.run()
             running.stopped.set()
@@ -204,6 +215,18 @@ async def test_a_node_alone_trains_to_the_end(clock: MockClock) -> None:
         await node.stopped.wait()
         assert len(node.of(RoundFinished)) == 10
         assert not node.of(PeerAlive) + node.of(ExchangeCompleted)
+
+
+async def test_a_node_says_when_it_is_alone_and_when_it_no_longer_is(clock: MockClock) -> None:
+    async with cluster(rounds=60) as swarm:
+        node = await swarm.start(0, peers=0)
+        await node.until(Alone)
+        other = await swarm.start(1)
+        await node.until(InCompany)
+        other.node.stop()
+        await node.until(Settled)
+        assert [type(e) for e in node.events if isinstance(e, Alone | InCompany)] == [Alone, InCompany, Alone]
+        assert len(node.of(RoundFinished)) == 60
 
 
 async def test_who_comes_late_with_the_link_alone_is_given_all_it_needs(clock: MockClock) -> None:
@@ -336,6 +359,107 @@ async def test_stopping_while_settling(clock: MockClock, tmp_path: Path) -> None
         await assert_left_in_order(quick, [slow_one])
         assert quick.of(Checkpointed)[-1].round == 10
         assert (await slow_one.until(Settled)).members == 1
+
+
+# --- pausing ---
+
+
+async def test_a_paused_node_waits_while_the_others_go_on_without_losing_it(clock: MockClock) -> None:
+    async with cluster(rounds=60) as swarm:
+        nodes = [await swarm.start(index, peers=2) for index in range(3)]
+        paused, *others = nodes
+        await paused.until(RoundFinished, lambda event: event.round == 5)
+        await paused.steering.pause()
+        assert (await paused.steering.status())["paused"]
+        await trio.sleep(1)  # for the chunk and the exchange under way
+        rounds, exchanges = len(paused.of(RoundFinished)), len(paused.of(ExchangeCompleted))
+        before = [len(node.of(RoundFinished)) for node in others]
+        pace = [event.seconds for event in others[0].of(RoundFinished)[-5:]]
+        await trio.sleep(5)
+        assert len(paused.of(RoundFinished)) == rounds
+        assert len(paused.of(ExchangeCompleted)) == exchanges
+        for node, had in zip(others, before, strict=True):
+            assert len(node.of(RoundFinished)) - had > 0.5 * 5 / max(pace)
+            assert not node.of(PeerLost) + node.of(PeerFaulted)
+            assert paused.peer in node.node.membership.view
+        assert {peer["peer"] for peer in (await paused.steering.peers())["peers"]} == {
+            node.peer for node in others
+        }
+        await paused.steering.resume()
+        for node in nodes:
+            assert (await node.until(Settled)).counted == 3
+        assert len(paused.of(ExchangeCompleted)) > exchanges
+        assert [type(event) for event in paused.events if isinstance(event, Paused | Resumed)] == [
+            Paused,
+            Resumed,
+        ]
+
+
+async def test_whose_only_peer_is_paused_trains_on_at_its_own_pace(clock: MockClock) -> None:
+    async with cluster(rounds=60) as swarm:
+        paused, other = [await swarm.start(index) for index in range(2)]
+        await paused.until(RoundFinished, lambda event: event.round == 5)
+        await paused.steering.pause()
+        await other.until(RoundFinished, lambda event: event.round == 60)
+        alone = [event for event in other.of(RoundFinished) if event.round > 20]
+        assert max(event.seconds for event in alone) < 0.5  # a round's computation takes 0.06 s here
+        assert not other.of(PeerLost)
+
+
+async def test_a_node_paused_from_the_start_takes_no_step_until_it_is_resumed(clock: MockClock) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, peers=0)
+        await node.steering.pause()
+        await node.steering.pause()  # twice is once
+        await trio.sleep(100)
+        assert not node.of(RoundFinished)
+        await node.steering.resume()
+        await node.until(Settled)
+        with pytest.raises(UserError, match="all rounds are done"):
+            await node.steering.pause()
+
+
+async def test_a_node_paused_in_its_last_round_settles_once_it_is_resumed(clock: MockClock) -> None:
+    async with cluster() as swarm:
+        paused, other = [await swarm.start(index) for index in range(2)]
+        await paused.until(RoundFinished, lambda event: event.round == 10)
+        await paused.steering.pause()
+        await trio.sleep(20)
+        assert paused.node.membership.standing.stage == Stage.TRAINING
+        assert other.node.membership.standing.stage == Stage.DONE
+        await paused.steering.resume()
+        for node in (paused, other):
+            assert (await node.until(Settled)).counted == 2
+
+
+async def test_a_paused_node_can_be_stopped(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, peers=0, path=tmp_path)
+        await node.until(RoundFinished, lambda event: event.round == 3)
+        await node.steering.pause()
+        await node.steering.stop()
+        await node.stopped.wait()
+        assert node.of(Stopped)[0].reason == "command"
+        assert node.of(Checkpointed)[-1].round >= 3
+
+
+async def test_a_node_is_asked_where_it_stands_and_saves_when_told(clock: MockClock, tmp_path: Path) -> None:
+    async with cluster() as swarm:
+        node = await swarm.start(0, peers=0, path=tmp_path)
+        with pytest.raises(UserError, match="no model to save yet"):
+            await node.steering.checkpoint()
+        assert (await node.steering.status())["stage"] == "newcomer"
+        await node.until(RoundFinished, lambda event: event.round == 4)
+        saved = await node.steering.checkpoint()
+        assert saved == {"round": saved["round"], "path": node.of(Checkpointed)[-1].path}
+        assert Path(saved["path"]).name in checkpoints(tmp_path)
+        status = await node.steering.status()
+        assert (status["peer"], status["swarm"]) == (node.peer, swarm.manifest.swarm_id)
+        assert (status["stage"], status["rounds"]) == ("training", 10)
+        assert status["round"] >= 4
+        assert status["checkpoint"] == saved
+        await node.stopped.wait()
+        assert (await node.steering.status())["stage"] == "settled"
 
 
 # --- coming back ---

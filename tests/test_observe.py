@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from p2pnode import events
-from p2pnode.observe.console import describe, logging_to, printer, terminal
+from p2pnode.observe.console import Voice, describe, terminal
 from p2pnode.observe.journal import Journal, read_journal
 from p2pnode.observe.live import LiveView, Row, summary, table
 from p2pnode.observe.stream import EVENTS, EventStream, Stamped, from_json, to_json
@@ -325,7 +325,7 @@ def test_every_kind_of_event_has_words_and_short_peer_ids(kind: type[events.Even
 @pytest.mark.parametrize("kind", EVENTS.values(), ids=EVENTS)
 def test_what_peers_wrote_cannot_break_the_line_or_drive_the_terminal(kind: type[events.Event]) -> None:
     console = recording()
-    printer(console, verbose=1)(Stamped(0.0, example(kind, text="a\nb\r\x1b[2J[red]" + "x" * 1000)))
+    Voice(console, verbose=1).printer()(Stamped(0.0, example(kind, text="a\nb\r\x1b[2J[red]" + "x" * 1000)))
     (line,) = shown(console)
     assert line.isprintable()
     assert len(line) <= 400
@@ -342,7 +342,7 @@ def test_what_peers_wrote_cannot_break_the_line_or_drive_the_terminal(kind: type
 def test_who_asks_for_more_sees_more(verbose: int, quiet: bool, expected: set[str]) -> None:
     for name in ("RoundFinished", "PeerFaulted", "ExchangeCompleted"):
         console = recording()
-        printer(console, verbose, quiet)(Stamped(0.0, example(EVENTS[name])))
+        Voice(console, verbose, quiet).printer()(Stamped(0.0, example(EVENTS[name])))
         assert bool(shown(console)) == (name in expected)
 
 
@@ -354,12 +354,12 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NO_COLOR", "1")
     consoles.append(recording(force_terminal=True))
     for console in consoles:
-        printer(console)(fault)
+        Voice(console).printer()(fault)
     assert ["\x1b[33m" in console.file.getvalue() for console in consoles] == [True, False, False]  # type: ignore[attr-defined]
 
 
 def test_nothing_is_printed_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    printer(terminal())(Stamped(0.0, ROUND))
+    Voice(terminal()).printer()(Stamped(0.0, ROUND))
     out, err = capsys.readouterr()
     assert out == ""
     assert "round 12/60" in err
@@ -385,7 +385,7 @@ def log_everywhere(aloof: logging.Logger) -> None:
 
 def test_libraries_are_not_heard_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     console = recording()
-    with cut_off() as aloof, logging_to(console):
+    with cut_off() as aloof, Voice(console).logging():
         log_everywhere(aloof)
     assert shown(console) == ["ours 1"]
     assert capsys.readouterr().err == ""
@@ -393,7 +393,7 @@ def test_libraries_are_not_heard_unless_asked_for(capsys: pytest.CaptureFixture[
 
 def test_who_asks_hears_the_warnings_of_libraries_a_line_each() -> None:
     console = recording()
-    with cut_off() as aloof, logging_to(console, verbose=1):
+    with cut_off() as aloof, Voice(console, verbose=1).logging():
         log_everywhere(aloof)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
@@ -406,14 +406,14 @@ def test_who_asks_hears_the_warnings_of_libraries_a_line_each() -> None:
 
 def test_an_error_logged_with_its_exception_stays_one_line() -> None:
     console = recording()
-    with logging_to(console, verbose=1):
+    with Voice(console, verbose=1).logging():
         logging.getLogger("library").error("failed", exc_info=OSError("first\nsecond"))
     assert shown(console) == ["library: failed (OSError: first second)"]
 
 
 def test_a_record_whose_arguments_do_not_fit_is_shown_as_it_is() -> None:
     console = recording()
-    with cut_off() as aloof, logging_to(console, verbose=1):
+    with cut_off() as aloof, Voice(console, verbose=1).logging():
         aloof.warning("%d peers", "many")
     assert shown(console) == ["aloof: %d peers"]
 
@@ -425,9 +425,24 @@ def test_logging_is_afterwards_as_it_was() -> None:
         return root.level, list(root.handlers), own.level, logging.lastResort, warnings.showwarning
 
     before = state()
-    with logging_to(recording(), verbose=3):
+    with Voice(recording(), verbose=3).logging():
         assert state() != before
     assert state() == before
+
+
+def test_whoever_is_no_person_reads_json() -> None:
+    console = recording()
+    voice = Voice(console, as_json=True)
+    fault = example(events.PeerFaulted, text="two\nlines \x1b[2J")
+    with voice.logging():
+        voice.printer()(Stamped(1.5, fault))
+        voice.printer()(Stamped(1.5, example(events.ExchangeCompleted)))
+        logging.getLogger("p2pnode.journal").warning("ours %d\nand more", 1)
+    assert isinstance(console.file, io.StringIO)
+    event, record = map(json.loads, console.file.getvalue().splitlines())
+    assert from_json(event) == Stamped(1.5, fault)
+    assert record.pop("time") > 0
+    assert record == {"level": "warning", "logger": "p2pnode.journal", "message": "ours 1\nand more"}
 
 
 # The live view

@@ -7,12 +7,14 @@ comes from the task.
 
 import json
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pnode.cli.table import lines, propose
+from p2pnode.errors import UserError
 from p2pnode.identity.keys import Key, load_key
 from p2pnode.identity.link import MOST_PEERS, Link, check_address
 from p2pnode.identity.manifest import (
@@ -30,6 +32,9 @@ from p2pnode.identity.manifest import (
     write_manifest,
 )
 
+if TYPE_CHECKING:
+    from p2pnode.learning.own import Own
+
 _BOUNDS = Bounds(parameters=2**24, peers=64)  # 64 MiB a vector: ten times the largest built-in model
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -42,22 +47,85 @@ def swarm() -> None:
 
 @swarm.command()
 @_FILE
-@click.option("--task", default="digits", show_default=True, help="What is learned: digits, breast-cancer.")
-@click.option("--name", help="What people call the swarm.  [default: the file's name]")
-@click.option("--rule", help="How nodes average.  [default: the task's]")
-@click.option("--codec", help="How parameters are written for the way.  [default: the task's]")
-@click.option("--rounds", type=int, help="Rounds of each node.  [default: the task's]")
-@click.option("--steps", type=int, help="Local steps in a round.  [default: the task's]")
-@click.option("--learning-rate", type=float, help="Size of a local step.  [default: the task's]")
-@click.option("--batch-size", type=int, help="Samples in a local step.  [default: the task's]")
-@click.option("--seed", type=int, help="Where all agreed randomness begins.  [default: random]")
-@click.option("--author-key", type=click.Path(path_type=Path), help="Sign with the key in this file.")
-@click.option("--hint", "hints", multiple=True, help="Address of a member or bootstrap node. Repeatable.")
-@click.option("--description", default="", help="One line for people who consider joining.")
+@click.option(
+    "--task",
+    metavar="TASK",
+    help="What is learned: digits, breast-cancer, or a task of your own in a file: mymodel.py:task.  "
+    "[default: digits, or tabular with --from-data]",
+)
+@click.option(
+    "--from-data",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Learn from tables like this one (.csv, .npz, .parquet): the manifest gets its columns, "
+    "never its rows.  [default: none]",
+)
+@click.option(
+    "--target", metavar="COLUMN", help="With --from-data: the column to be predicted.  [default: none]"
+)
+@click.option(
+    "--ignore",
+    metavar="COLUMN",
+    multiple=True,
+    help="With --from-data: a column to leave out. Repeatable.  [default: none]",
+)
+@click.option("--name", metavar="NAME", help="What people call the swarm.  [default: the file's name]")
+@click.option("--rule", metavar="RULE", help="How nodes average.  [default: the task's]")
+@click.option(
+    "--codec", metavar="CODEC", help="How parameters are written for the way.  [default: the task's]"
+)
+@click.option("--rounds", metavar="ROUNDS", type=int, help="Rounds of each node.  [default: the task's]")
+@click.option("--steps", metavar="STEPS", type=int, help="Local steps in a round.  [default: the task's]")
+@click.option(
+    "--optimizer",
+    metavar="OPTIMIZER",
+    help="Of the local steps: sgd, momentum, adam, adamw.  [default: the task's]",
+)
+@click.option(
+    "--learning-rate", metavar="RATE", type=float, help="Size of a local step.  [default: the task's]"
+)
+@click.option(
+    "--batch-size", metavar="ROWS", type=int, help="Samples in a local step.  [default: the task's]"
+)
+@click.option(
+    "--seed", metavar="NUMBER", type=int, help="Where all agreed randomness begins.  [default: random]"
+)
+@click.option(
+    "--author-key",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Sign with the key in this file.  [default: not signed]",
+)
+@click.option(
+    "--hint",
+    "hints",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Address of a member or bootstrap node. Repeatable.  [default: none]",
+)
+@click.option(
+    "--description",
+    metavar="LINE",
+    default="",
+    help="One line for people who consider joining.  [default: empty]",
+)
 @_JSON
-def create(file: Path, author_key: Path | None, as_json: bool, **chosen: Any) -> None:
+def create(
+    file: Path,
+    author_key: Path | None,
+    from_data: Path | None,
+    target: str | None,
+    ignore: tuple[str, ...],
+    as_json: bool,
+    **chosen: Any,
+) -> None:
     """Write a new swarm's manifest to FILE, with every setting explained in it."""
+    from p2pnode.learning.own import is_own
+
     key = load_key(author_key) if author_key else None
+    proposal = propose(from_data, target, ignore)
+    chosen["task"] = chosen["task"] or ("tabular" if proposal else "digits")
+    chosen["described"] = proposal.schema.options() if proposal else {}
     manifest = _manifest(chosen, default_name=file.stem[:64], key=key)
     write_manifest(file, manifest)
     if as_json:
@@ -65,7 +133,13 @@ def create(file: Path, author_key: Path | None, as_json: bool, **chosen: Any) ->
         return
     click.echo(f"swarm {manifest.swarm_id}")
     click.echo(f"{file} says everything this swarm agrees on; editing it makes another swarm.")
-    click.echo(f"Next: p2pnode join {file}")
+    own = f" --task {chosen['task']}" if is_own(manifest.task) else ""
+    if own:
+        click.echo("Whoever joins needs a copy of the task's file: p2pnode sends no code.")
+    if from_data and proposal:
+        click.echo("\n".join(lines(from_data, proposal)))
+        own = f" --data {from_data}"
+    click.echo(f"Next: p2pnode join {file}{own}")
 
 
 @swarm.command()
@@ -87,7 +161,14 @@ def show(file: Path, as_json: bool) -> None:
 
 @swarm.command()
 @_FILE
-@click.option("--key", "key_file", required=True, type=click.Path(path_type=Path), help="The author's key.")
+@click.option(
+    "--key",
+    "key_file",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The author's key.",
+)
 def sign(file: Path, key_file: Path) -> None:
     """Sign FILE as its author; nothing else in it changes."""
     manifest = sign_manifest(file, load_key(key_file))
@@ -97,7 +178,13 @@ def sign(file: Path, key_file: Path) -> None:
 
 @swarm.command()
 @_FILE
-@click.option("--peer", "peers", multiple=True, help="Full address of a member. Repeatable.")
+@click.option(
+    "--peer",
+    "peers",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Full address of a member. Repeatable.  [default: those of FILE]",
+)
 def link(file: Path, peers: tuple[str, ...]) -> None:
     """Print the link to FILE's swarm, to be pasted in quotes after `p2pnode join`."""
     manifest = load_manifest(file)
@@ -110,7 +197,11 @@ def _manifest(chosen: dict[str, Any], default_name: str, key: Key | None) -> Man
     from p2pnode.learning import registry
 
     given = {name: value for name, value in chosen.items() if value is not None}
-    settings = registry.defaults(**{name: given[name] for name in ("task", "rule") if name in given}) | given
+    names = {name: given[name] for name in ("task", "rule") if name in given}
+    own = _own(given["task"])
+    if own is not None:
+        names["task"], given["task"] = own, own.task.name
+    settings = registry.defaults(**names, described=chosen["described"]) | given
     manifest = Manifest(
         version=VERSION,
         name=settings.get("name", default_name),
@@ -127,12 +218,28 @@ def _manifest(chosen: dict[str, Any], default_name: str, key: Key | None) -> Man
             overlap=settings["overlap"],
         ),
         admission=Admission(),
-        bounds=_BOUNDS,
+        bounds=replace(_BOUNDS, parameters=max(_BOUNDS.parameters, own.layout().size)) if own else _BOUNDS,
         author=key.did if key else "",
         hints=Hints(tuple(map(check_address, settings["hints"])), settings["description"]),
     )
-    registry.build(manifest)
+    registry.build(manifest, own)
     return signed(manifest, key) if key else manifest
+
+
+def _own(text: str) -> "Own | None":
+    """The task in a file of one's own, tried out; None for one that ships."""
+    from p2pnode.learning import own
+    from p2pnode.learning.check import check
+
+    if not own.is_file(text):
+        return None
+    loaded = own.run(own.read(text))
+    findings = check(loaded.task).findings
+    for finding in findings:
+        if finding.error:
+            raise UserError(f"{text}: {finding.what}: {finding.do}")
+        click.echo(f"p2pnode: {text}: {finding.what}: {finding.do}", err=True)
+    return loaded
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
@@ -152,4 +259,5 @@ def _line(table: dict[str, Any]) -> str:
     """Write a table, and its options after it, as `a=1 b=2` on one line."""
     pairs = [(name, value) for name, value in table.items() if name != "options"]
     pairs += table.get("options", {}).items()
-    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in pairs)
+    shown = [(name, len(value) if isinstance(value, dict) else value) for name, value in pairs]
+    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown)

@@ -10,6 +10,7 @@ from enum import StrEnum
 import trio
 
 from p2pnode.errors import Fault, PeerFault
+from p2pnode.gossip.gate import Gate
 from p2pnode.ports import PeerId
 from p2pnode.wire.messages import Accept, Decline, Offer
 
@@ -20,6 +21,10 @@ AGAIN_AWAY = 0.1
 """The same for a node that is starting or leaving. Who starts a moment sooner than the others must not
 be through with many short rounds, alone, before they are there."""
 
+AGAIN_PAUSED = 5.0
+"""The same for a node that a person has paused: for longer than anybody waits in a round, so that nobody
+loses time over it. Once it goes on, it makes offers of its own."""
+
 
 class Reason(StrEnum):
     """Why an offer is declined."""
@@ -28,7 +33,7 @@ class Reason(StrEnum):
     WAITING = "waiting for an answer"
     ELSEWHERE = "at another step"
     STRANGER = "say hello first"  # never did, or one of the two was restarted since
-    AWAY = "not taking part now"  # starting or leaving
+    AWAY = "not taking part now"  # starting, paused or leaving
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Slot:
         pending: id of the exchange of ours that is not decided yet.
         unready: we wait for the acceptor's `ready`; cancelling the scope aborts.
         closed: no new exchange begins: the node has no model yet, or is leaving.
+        gate: while it is shut none begins either: a person has paused the node.
         free: set when `busy` ends.
     """
 
@@ -70,6 +76,7 @@ class Slot:
     pending: bytes = b""
     unready: trio.CancelScope | None = None
     closed: bool = False
+    gate: Gate = field(default_factory=Gate)
     free: trio.Event = field(default_factory=trio.Event)
 
 
@@ -83,6 +90,8 @@ def answer(
     """
     if slot.closed:
         return Decline(Reason.AWAY, AGAIN_AWAY)
+    if slot.gate.shut:
+        return Decline(Reason.AWAY, AGAIN_PAUSED)
     if offer.exchange[:16] != own.exchange[:16]:
         return Decline(Reason.STRANGER, AGAIN)
     if (offer.members, offer.step, offer.weight) != (own.members, own.step, own.weight):

@@ -116,7 +116,7 @@ class Exchanger:
         agenda = self.agenda
         try:
             async with self._conversation(partner.peer) as stream:
-                if self.slot.busy or self.slot.waiting or self.slot.closed:
+                if self.slot.busy or self.slot.waiting or self.slot.closed or self.slot.gate.shut:
                     return Result.WITHDRAWN
                 self._offers += 1
                 offer = self._offer(agenda, self._incarnation, partner.incarnation)

@@ -35,8 +35,22 @@ FAREWELL = 2.0
 """Seconds for goodbyes: some of the others may be leaving too, and answer no more."""
 
 
+DAY = 86_400_000
+"""In milliseconds, which incarnations are the time in."""
+
+
 class Superseded(UserError):
-    """Another process with this node's key has started later."""
+    """Another process with this node's key has started later: in `incarnation`."""
+
+    def __init__(self, incarnation: int, own: int) -> None:
+        line = (
+            "another node has been started with this node's key, so this one stops; "
+            "give each node a --data-dir of its own"
+        )
+        if (days := (incarnation - own) // DAY) > 0:
+            line += f" (by its clock {days} days later: if that was wrong and it has ended, start this again)"
+        super().__init__(line)
+        self.incarnation = incarnation
 
 
 @dataclass
@@ -81,10 +95,14 @@ class Membership:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer hellos and keep greeting, until cancelled."""
-        async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             self.network.serve(PROTOCOL, self.serve)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # hellos are answered to the end, but nobody is greeted any more
 
     def found(self, peer: PeerAddress) -> None:
         """Somebody says that `peer` is in this swarm: greet it, unless it is known or greeted now."""
@@ -209,7 +227,7 @@ class Membership:
         known = self.view.get(peer)
         if known is not None and (known.incarnation, known.serial) > (hello.incarnation, hello.serial):
             return  # overtaken by a later word of the same peer
-        if self.view.put(member_of(peer, hello)):
+        if self.view.put(member_of(peer, hello, trio.current_time())):
             self.publish(PeerAlive(peer, hello.round))
         self._change()
         self.found(PeerAddress(peer, hello.addresses))
@@ -219,10 +237,7 @@ class Membership:
     def _refused(self, answer: Refused) -> None:
         proven = verify(self.key.public, answer.proof, claim(self.swarm, answer.incarnation))
         if answer.incarnation > self.incarnation and proven:
-            raise Superseded(
-                "another node has been started with this node's key, so this one stops; "
-                "give each node a --data-dir of its own"
-            )
+            raise Superseded(answer.incarnation, self.incarnation)
         raise PeerFault(Fault.WRONG_SWARM, f"refused our hello: {answer.reason}")
 
     def _hello(self, receiver: PeerId) -> Hello:

@@ -5,7 +5,8 @@ partner. Its first choice comes from a seed that all members share: every node c
 random matching of the members for its round (the way of NoLoCo's code), so nodes that walk in step
 find each other without a message, and no two of them court the same one. Where that partner is busy,
 gone or at another round, any other member will do. A node that has been found by somebody since its
-last round has had its exchange already. Nobody free means no exchange: training goes on.
+last round has had its exchange already. Nobody free means no exchange: training goes on. While a
+person has paused the node it waits between two chunks of steps.
 """
 
 import math
@@ -77,7 +78,7 @@ class Rounds:
             sought.set()
             while self.model.round < self.training.rounds:
                 had = self.exchanger.completed
-                losses = [await self.model.steps(length) for _ in range(chunks)]
+                losses = [await self._chunk(length) for _ in range(chunks)]
                 await self.model.end_round()
                 self.membership.standing.round = self.model.round
                 now = trio.current_time()
@@ -89,6 +90,10 @@ class Rounds:
                 if self.training.overlap == 0:
                     await sought.wait()
 
+    async def _chunk(self, length: int) -> float:
+        await self.exchanger.slot.gate.passed()
+        return await self.model.steps(length)
+
     async def _seek(self, sought: trio.Event) -> None:
         """Have one exchange, by our own offer or another's. Returns when everybody is busy, too."""
         had = self.exchanger.completed
@@ -96,7 +101,8 @@ class Rounds:
             while self.exchanger.slot.busy:
                 await self.exchanger.slot.free.wait()
             partner, pause = self._choose()
-            if self.exchanger.completed > had or partner is None or pause > LONGEST_PAUSE:
+            done = self.exchanger.completed > had or self.exchanger.slot.gate.shut
+            if done or partner is None or pause > LONGEST_PAUSE:
                 break
             if pause > 0:
                 await trio.sleep(pause)

@@ -23,7 +23,7 @@ from p2pnode.ports import Compute, Model, Network, PeerId, Stream
 from p2pnode.wire.messages import Content, Fetch, receive, send
 
 PROTOCOL = "/p2pnode/state/1"
-MAX_MANIFEST = 64 * 1024  # bytes; the same bound as for a manifest file
+MAX_MANIFEST = 256 * 1024  # bytes; the same bound as for a manifest file
 FRESH = (
     1.0  # seconds before a donor makes a new content; whoever resumes one gets it for as long as it is kept
 )

@@ -40,11 +40,12 @@ class Member:
     members: bytes
     sketch: bytes
     addresses: tuple[str, ...]
+    heard: float = 0.0  # trio time of that hello
     misses: int = 0
 
 
-def member_of(peer: PeerId, hello: Hello) -> Member:
-    """The member that `hello`, proven to come from `peer`, describes."""
+def member_of(peer: PeerId, hello: Hello, now: float) -> Member:
+    """The member that `hello`, proven to come from `peer` at trio time `now`, describes."""
     return Member(
         peer=peer,
         incarnation=hello.incarnation,
@@ -55,6 +56,7 @@ def member_of(peer: PeerId, hello: Hello) -> Member:
         members=hello.members,
         sketch=hello.sketch,
         addresses=hello.addresses,
+        heard=now,
     )
 
 
@@ -110,9 +112,13 @@ class View:
         """Count a fault of `peer` at trio time `now`; how many by now."""
         if peer not in self._faults and len(self._faults) >= 4 * self.limit:
             self._faults.pop(next(iter(self._faults)))  # the oldest: strangers cannot fill our memory
-        count = self._faults.get(peer, (0, 0.0))[0] + 1
+        count = self.faults(peer) + 1
         self._faults[peer] = (count, now + avoidance(count))
         return count
+
+    def faults(self, peer: PeerId) -> int:
+        """How many faults of `peer` were counted."""
+        return self._faults.get(peer, (0, 0.0))[0]
 
     def avoided(self, peer: PeerId, now: float) -> bool:
         return self._faults.get(peer, (0, 0.0))[1] > now

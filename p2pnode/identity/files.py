@@ -1,11 +1,12 @@
 """A person's files: every error is one line for that person."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from p2pnode import files
 from p2pnode.errors import UserError
+from p2pnode.ports import Bytes
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -24,8 +25,8 @@ def read_file(path: Path, limit: int) -> bytes:
     return data
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` at `path`, whatever was there before.
+def replace_file(path: Path, data: Bytes | Iterable[Bytes], mode: int = 0o644) -> None:
+    """Put `data`, in one buffer or several, at `path`, whatever was there before.
 
     Raises:
         UserError: the folder cannot be written; what was at `path` still is.

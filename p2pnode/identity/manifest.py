@@ -48,10 +48,11 @@ __all__ = [
 ]
 
 VERSION = 1
-LARGEST_MANIFEST = 64 * 1024  # bytes, as a file or in canonical form; a usual one takes 6 KiB and 1 KiB
-_MOST_TABLES = 16  # in canonical form; version 1 has 8, and bounding them bounds the parser's depth
+LARGEST_MANIFEST = 256 * 1024  # bytes, as a file or in canonical form; a usual one takes 6 KiB and 1 KiB
+_DEEPEST = 8  # tables and lists in each other, in canonical form; version 1 has 6 at most
 _SIGNED_AS = b"p2pnode manifest signature 1\n"  # so that nothing else the author signs can be meant
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)  # one that never ends, too: no second look
+_BRACKET = re.compile(rb"[][{}]")
 _HEADING = "# A p2pnode swarm. Changing anything but comments and [hints] makes another swarm.\n\n"
 
 
@@ -206,9 +207,11 @@ def _sign(manifest: Manifest, key: Key) -> bytes:
 
 def _parse_json(data: bytes) -> Manifest:
     """Read a canonical form, without parsing anything deeper than a manifest can be."""
-    marks = _STRING.sub(b"", data)
-    if b"[" in marks or marks.count(b"{") > _MOST_TABLES:
-        raise UserError("it holds lists or too many tables; perhaps it needs a newer p2pnode")
+    depth = 0
+    for mark in _BRACKET.findall(_STRING.sub(b"", data)):
+        depth += 1 if mark in b"[{" else -1
+        if depth > _DEEPEST:
+            raise UserError("it is nested too deeply; perhaps it needs a newer p2pnode")
     try:
         table = json.loads(data)
     except ValueError as error:  # also of numbers with thousands of digits, and of bytes that are not UTF-8

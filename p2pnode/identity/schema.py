@@ -18,12 +18,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_origin, get_type_hin
 from p2pnode.errors import UserError
 
 Scalar = bool | int | float | str
-Options = Mapping[str, Scalar]
+Options = Mapping[str, Any]
+"""Scalars, tuples of scalars, and tables of them, which may hold tables once more."""
 
 LARGEST_NUMBER = 2**53 - 1  # beyond it, neighbouring integers are one number to JSON (RFC 8785)
 MOST_OPTIONS = 32
+LARGEST_OPTIONS = 80 * 1024  # bytes of a table as JSON: describes some 900 columns of a table of data
+_DEPTH = 2  # tables in tables of options
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_OPTION_TEXT = 128  # characters: enough for two hashes; bounds a manifest well below 64 KiB
+_BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML reads without quotes
+_OPTION_TEXT = 128  # characters: enough for two hashes
 
 T = TypeVar("T")
 
@@ -70,7 +74,7 @@ def one_of(names: tuple[str, ...], meaning: str) -> Entry:
     return Entry(meaning, f"{known} (others need a newer p2pnode)", lambda v: v in names)
 
 
-_OPTION = Entry(
+_SCALAR = Entry(
     "",
     f"true, false, a number within +-{LARGEST_NUMBER} or one line of at most {_OPTION_TEXT} characters",
     lambda v: (
@@ -79,6 +83,12 @@ _OPTION = Entry(
         or text(0, _OPTION_TEXT, "").fits(v)
     ),
 )
+_OPTION = Entry(
+    "",
+    f"{_SCALAR.expected}, or a list of such",
+    lambda v: all(map(_SCALAR.fits, v)) if isinstance(v, tuple) else _SCALAR.fits(v),
+)
+_NAME = text(1, _OPTION_TEXT, "")
 
 
 class _Field(NamedTuple):
@@ -146,12 +156,22 @@ def toml(record: object, where: str = "") -> str:
         if isinstance(about, Entry):
             lines += [_comment(about.meaning), _assignment(name, value), ""]
         else:
-            lines += [_comment(about), f"[{where}{name}]"]
+            lines += [_comment(about)]
             if is_dataclass(value):
-                lines += ["", toml(value, f"{where}{name}.")]
+                lines += [f"[{where}{name}]", "", toml(value, f"{where}{name}.")]
             else:
-                lines += [*(_assignment(*option) for option in value.items()), ""]
+                lines += _options_toml(value, where + name)
     return "\n".join(lines)
+
+
+def _options_toml(options: Options, where: str) -> list[str]:
+    """A table of options: its scalars and lists, then its tables with a line for each of their entries."""
+    tables = {name: value for name, value in options.items() if isinstance(value, Mapping)}
+    single = [_assignment(name, value) for name, value in options.items() if name not in tables]
+    lines = [f"[{where}]", *single, ""]
+    for name, table in tables.items():
+        lines += [f"[{where}.{name}]", *(_assignment(*entry) for entry in table.items()), ""]
+    return lines
 
 
 def _check_options(options: Any, where: str) -> None:
@@ -160,7 +180,20 @@ def _check_options(options: Any, where: str) -> None:
     for name, value in options.items():
         if not (isinstance(name, str) and _OPTION_NAME.fullmatch(name)):
             raise UserError(f"{where}: {_shown(name)} is no name: expected e.g. hidden_units")
-        _check_value(value, _OPTION, f"{where}.{name}")
+        _check_option(value, f"{where}.{name}", _DEPTH)
+    size = len(json.dumps(options, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > LARGEST_OPTIONS:
+        raise UserError(f"{where}: takes {size} bytes, at most {LARGEST_OPTIONS} have room in a manifest")
+
+
+def _check_option(value: Any, where: str, depth: int) -> None:
+    if not (depth and isinstance(value, Mapping)):
+        _check_value(value, _OPTION, where)
+        return
+    for name, inner in value.items():
+        if not _NAME.fits(name):
+            raise UserError(f"{where}: {_shown(name)} is no name: expected {_NAME.expected}")
+        _check_option(inner, f"{where}.{_key(name)}", depth - 1)
 
 
 def _check_value(value: object, key: Entry, where: str) -> None:
@@ -172,11 +205,14 @@ def _expected(about: Entry | str) -> str:
     return about.expected if isinstance(about, Entry) else "a table"
 
 
-def _plain(value: Any) -> Any:
-    """Bring a parsed value into the form it has after RFC 8785 JSON: keys in order, 1 for 1.0."""
-    if isinstance(value, dict):
-        return {name: _whole(inner) for name, inner in sorted(value.items())}
-    return tuple(value) if isinstance(value, list) else _whole(value)
+def _plain(value: Any, depth: int = _DEPTH + 1) -> Any:
+    """Bring a parsed value into the form it has after RFC 8785 JSON: keys in order, 1 for 1.0.
+
+    What is nested too deeply stays as it is, for `check` to refuse.
+    """
+    if isinstance(value, dict) and depth:
+        return {name: _plain(inner, depth - 1) for name, inner in sorted(value.items())}
+    return tuple(map(_whole, value)) if isinstance(value, list) else _whole(value)
 
 
 def _whole(value: Any) -> Any:
@@ -196,4 +232,10 @@ def _comment(meaning: str) -> str:
 
 def _assignment(name: str, value: object) -> str:
     """One line of TOML: for printable text, numbers, booleans and lists of them the same as JSON."""
-    return f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    if isinstance(value, Mapping):
+        return f"{_key(name)} = {{{', '.join(_assignment(*entry) for entry in value.items())}}}"
+    return f"{_key(name)} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -34,8 +34,9 @@ class TaskSpec:
     ]
     options: Annotated[
         Options,
-        "Options of the task, e.g. the size of its model. The task says which; a wrong one is refused when "
-        "a node starts.",
+        "Options of the task, e.g. the size of its model (of `tabular`, 0 hidden units make it linear). The "
+        "task says which; a wrong one is refused when a node starts. Of the columns of a table, a number is "
+        "read as (value - mean) / scale; `missing` is what stands for a missing value.",
     ] = field(hash=False)
 
 

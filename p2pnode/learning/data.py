@@ -7,9 +7,10 @@ rows are dealt out in proportions drawn from a symmetric Dirichlet distribution;
 
 import zipfile
 import zlib
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,19 @@ class Dataset(NamedTuple):
     y: Any
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `nodes` of a task's own data.
+
+    Attributes:
+        alpha: how evenly labels are dealt out, see `partition`; None deals evenly.
+    """
+
+    index: int
+    nodes: int
+    alpha: float | None = None
+
+
 def take(data: Dataset, rows: np.ndarray) -> Dataset:
     """Only these `rows` (i64[m])."""
     return Dataset(data.x[rows], data.y[rows])
@@ -62,31 +76,41 @@ def load_npz(path: Path, least: int = 2) -> Dataset:
     Raises:
         UserError: it cannot be read or used; the message says why.
     """
+    arrays = read_arrays(path, ("x", "y"))
+    x, y = arrays["x"], arrays["y"]
+    _check(x, y, path, least)
+    return Dataset(x.astype(np.float32), y.astype(np.int32))
+
+
+def read_arrays(path: Path, wanted: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The arrays in an `.npz` file by name, in its order: those `wanted`, or all.
+
+    Raises:
+        UserError: it cannot be read, lacks one, or one holds pickled objects or is too large.
+    """
     try:
         if path.stat().st_size > FILE_BYTES:
             raise UserError(f"{path} is larger than {FILE_BYTES >> 30} GiB: give each node a smaller file")
-        with path.open("rb") as file:
-            x, y = _array(file, path, "x"), _array(file, path, "y")
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            names = wanted or tuple(name.removesuffix(".npy") for name in archive.namelist())
+            return {name: _array(archive, path, name) for name in names}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except _DAMAGED as error:
         raise UserError(
             f"{path} is no .npz file of plain arrays; write it with numpy.savez(path, x=x, y=y)"
         ) from error
-    _check(x, y, path, least)
-    return Dataset(x.astype(np.float32), y.astype(np.int32))
 
 
-def _array(file: BinaryIO, path: Path, name: str) -> np.ndarray:
-    with zipfile.ZipFile(file) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            raise UserError(f"{path} holds no array {name}; write it with numpy.savez(path, x=x, y=y)")
-        if archive.getinfo(f"{name}.npy").file_size > ARRAY_BYTES:
-            raise UserError(
-                f"array {name} in {path} is larger than {ARRAY_BYTES >> 30} GiB: give each node fewer rows"
-            )
-        with archive.open(f"{name}.npy") as member:
-            return np.lib.format.read_array(member, allow_pickle=False)
+def _array(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray:
+    if f"{name}.npy" not in archive.namelist():
+        raise UserError(f"{path} holds no array {name}; write it with numpy.savez(path, x=x, y=y)")
+    if archive.getinfo(f"{name}.npy").file_size > ARRAY_BYTES:
+        raise UserError(
+            f"array {name} in {path} is larger than {ARRAY_BYTES >> 30} GiB: give each node fewer rows"
+        )
+    with archive.open(f"{name}.npy") as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _check(x: np.ndarray, y: np.ndarray, path: Path, least: int) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from p2pnode.learning.device import devices
 from p2pnode.learning.task import Params, Task
 
 
@@ -71,7 +72,9 @@ def layout_of(task: Task) -> Layout:
     Raises:
         ValueError: the task shares nothing, shares a leaf that is not floating-point, or has two
             leaves of one name.
+        UserError: JAX finds no device, which even shapes need.
     """
+    devices()
     params = jax.eval_shape(task.init, jax.random.key(0))
     paths, tree = jax.tree_util.tree_flatten_with_path(params)
     shared = tuple(bool(flag) for flag in jax.tree.leaves(task.shared(params)))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from p2pnode.learning.data import Dataset
+from p2pnode.learning.schema import Schema
 
 Params = Any
 """A pytree of arrays: a model's parameters."""
@@ -40,6 +41,9 @@ class Task:
             same on every node and every machine.
         shared: `(params) -> pytree of bool`: what travels. The rest stays private: it is trained
             and checkpointed, never sent.
+        predict: `(params, x: f32[rows, features...]) -> f32[rows, classes]`: each class's probability;
+            None where the task is no classification.
+        schema: how rows come from a person's table; None where they come as arrays.
     """
 
     name: str
@@ -48,3 +52,5 @@ class Task:
     metrics: Callable[[Params, Dataset], dict[str, jax.Array]]
     load: Callable[[], tuple[Dataset, Dataset]]
     shared: Callable[[Params], Any] = every_float
+    predict: Callable[[Params, jax.Array], jax.Array] | None = None
+    schema: Schema | None = None

@@ -2,17 +2,20 @@
 
 Identify (https://github.com/libp2p/specs/blob/master/identify/README.md) tells public key, addresses
 and protocols; ping (https://github.com/libp2p/specs/blob/master/ping/ping.md) echoes 32 bytes. Our
-nodes answer both, so that any libp2p tool can look at them, and ask neither: a connection's handshake
-already says who is there, and a hello says the rest.
+nodes answer both, so that any libp2p tool can look at them, and ask neither of their peers: a
+connection's handshake already says who is there, and a hello says the rest. Only `doctor` pings.
 """
 
+import secrets
 from collections.abc import Callable
 
+import trio
 import varint
 from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from multiaddr import Multiaddr
 
+from p2pnode.errors import Disconnected
 from p2pnode.ports import Handler, Stream
 
 IDENTIFY = "/ipfs/id/1.0.0"
@@ -45,3 +48,18 @@ async def ping(stream: Stream) -> None:
     while True:
         await stream.receive_into(echo)
         await stream.send(echo)
+
+
+async def round_trip(stream: Stream) -> float:
+    """Seconds that a ping takes to its peer and back.
+
+    Raises:
+        Disconnected: the stream ended, or something else came back.
+    """
+    sent, echo = secrets.token_bytes(_PING_BYTES), bytearray(_PING_BYTES)
+    began = trio.current_time()
+    await stream.send(sent)
+    await stream.receive_into(memoryview(echo))
+    if echo != sent:
+        raise Disconnected("a ping came back as something else")
+    return trio.current_time() - began

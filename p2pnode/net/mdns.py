@@ -102,6 +102,15 @@ class MdnsDiscovery:
                 found(peer)
 
 
+def why_silent() -> str | None:
+    """Why the local network cannot be looked at, or None. Blocks for a moment."""
+    try:
+        Zeroconf(interfaces=InterfaceChoice.All).close()
+    except (OSError, ZeroconfError) as error:
+        return str(error)
+    return None
+
+
 def _crossing_into_trio(names: trio.MemorySendChannel[str]) -> Callable[..., None]:
     token = trio.lowlevel.current_trio_token()
 

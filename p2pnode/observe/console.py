@@ -1,21 +1,24 @@
-"""What a person at the terminal reads: one line an event, on stderr, and nothing else.
+"""What a node says on stderr: a line an event or log record, for people, or as JSON for programs.
 
 Libraries log what is normal for them (a peer that does not answer, a stream that was reset) as
 warnings. Here networks break all day, so their records are shown only to who asks for more.
 """
 
 import contextlib
+import json
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
 from p2pnode import events
-from p2pnode.observe.stream import Stamped, Subscriber
+from p2pnode.observe.stream import Stamped, Subscriber, to_json
 from p2pnode.ports import PeerId
 
 MAX_LINE = 400
@@ -44,47 +47,72 @@ _STYLES = {logging.ERROR: "red", logging.WARNING: "yellow", logging.INFO: "", lo
 _METRICS = {"test_accuracy": "test", "holdout_accuracy": "hold-out"}
 
 
-def terminal() -> Console:
-    """The terminal on stderr, in colours only where there is one and NO_COLOR is not set."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+@dataclass(frozen=True)
+class Voice:
+    """How a command speaks.
 
-
-def printer(console: Console, verbose: int = 0, quiet: bool = False) -> Subscriber:
-    """A subscriber that prints the events which matter enough, a line each."""
-    threshold = _threshold(verbose, quiet)
-
-    def show(stamped: Stamped) -> None:
-        level = _LEVELS.get(type(stamped.event), logging.INFO)
-        if level >= threshold:
-            _print(console, stamped.time, describe(stamped.event), level)
-
-    return show
-
-
-@contextlib.contextmanager
-def logging_to(console: Console, verbose: int = 0, quiet: bool = False) -> Iterator[None]:
-    """Show what is logged, a line a record, until the block ends: ours like events, others' by verbosity.
-
-    Python's own warnings are logged too, as from a library.
+    Attributes:
+        console: on stderr.
+        verbose: 1 says details, and what libraries warn of; 2 what they note too; 3 everything.
+        quiet: only warnings are said.
+        as_json: each line is a JSON object.
     """
-    ours, theirs = _threshold(verbose, quiet), _OFF if quiet else _LIBRARIES.get(verbose, logging.DEBUG)
-    handler = _Lines(console, ours, theirs)
-    root, own, last_resort = logging.getLogger(), logging.getLogger("p2pnode"), logging.lastResort
-    levels = root.level, own.level
-    root.addHandler(handler)
-    root.setLevel(theirs)
-    own.setLevel(ours)
-    # libp2p cuts its loggers off from the root when it is imported; what it logs ends up here.
-    logging.lastResort = handler
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        logging.lastResort = last_resort
-        root.setLevel(levels[0])
-        own.setLevel(levels[1])
-        root.removeHandler(handler)
+
+    console: Console
+    verbose: int = 0
+    quiet: bool = False
+    as_json: bool = False
+
+    def printer(self) -> Subscriber:
+        """A subscriber that prints the events which matter enough, a line each."""
+        threshold = self._threshold
+
+        def show(stamped: Stamped) -> None:
+            level = _LEVELS.get(type(stamped.event), logging.INFO)
+            if level >= threshold and self.as_json:
+                _print_json(self.console, to_json(stamped))
+            elif level >= threshold:
+                _print(self.console, stamped.time, describe(stamped.event), level)
+
+        return show
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Show what is logged, a line a record, until the block ends: ours like events, others' if asked for.
+
+        Python's own warnings are logged too, as from a library.
+        """
+        ours = self._threshold
+        theirs = _OFF if self.quiet else _LIBRARIES.get(self.verbose, logging.DEBUG)
+        handler = _Lines(self.console, ours, theirs, self.as_json)
+        root, own, last_resort = logging.getLogger(), logging.getLogger("p2pnode"), logging.lastResort
+        levels = root.level, own.level
+        root.addHandler(handler)
+        root.setLevel(theirs)
+        own.setLevel(ours)
+        # libp2p cuts its loggers off from the root when it is imported; what it logs ends up here.
+        logging.lastResort = handler
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            logging.lastResort = last_resort
+            root.setLevel(levels[0])
+            own.setLevel(levels[1])
+            root.removeHandler(handler)
+
+    @property
+    def _threshold(self) -> int:
+        """The least level of our own that is shown."""
+        if self.quiet:
+            return logging.WARNING
+        return logging.DEBUG if self.verbose else logging.INFO
+
+
+def terminal(plain: bool = False) -> Console:
+    """The terminal on stderr, in colours only where there is one, unless `plain` or NO_COLOR is set."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, no_color=plain or None)
 
 
 def describe(event: events.Event) -> str:
@@ -95,16 +123,12 @@ def describe(event: events.Event) -> str:
             return f"ready  {short(event.peer)}  swarm {event.swarm[:8] or 'none'}  listening on {where}"
         case events.RoundFinished():
             return _round(event)
+        case events.Paused() | events.Resumed() | events.Alone() | events.InCompany():
+            return _course(event)
         case events.CaughtUp():
             return f"took the model of round {event.round} from peer {short(event.peer)}"
-        case events.Checkpointed():
-            return f"saved round {event.round} to {event.path}"
-        case events.NotSaved():
-            return f"not saved, will try again: {event.reason}"
-        case events.NotRestored():
-            return f"passed over: {event.reason}"
-        case events.Restored():
-            return f"going on from round {event.round} in {event.path}"
+        case events.Checkpointed() | events.NotSaved() | events.NotRestored() | events.Restored():
+            return _keeping(event)
         case events.Settled():
             parts = [f"settled with {event.counted} of {event.members} members", *metrics(event.metrics)]
             return "  ".join([*parts, f"spread {event.spread:.1e}"])
@@ -114,6 +138,32 @@ def describe(event: events.Event) -> str:
             return f"peer {short(event.peer)} {_peer(event)}"
         case _:
             return _exchange(event)
+
+
+def _course(event: events.Paused | events.Resumed | events.Alone | events.InCompany) -> str:
+    match event:
+        case events.Paused():
+            return f"paused after round {event.round}: `p2pnode resume` lets it go on"
+        case events.Resumed():
+            return f"going on after round {event.round}"
+        case events.Alone():
+            return "no peer answers: training goes on alone"
+        case events.InCompany():
+            return f"no longer alone: {plural(event.peers, 'peer')}"
+
+
+def _keeping(
+    event: events.Checkpointed | events.NotSaved | events.NotRestored | events.Restored,
+) -> str:
+    match event:
+        case events.Checkpointed():
+            return f"saved round {event.round} to {event.path}"
+        case events.NotSaved():
+            return f"not saved, will try again: {event.reason}"
+        case events.NotRestored():
+            return f"passed over: {event.reason}"
+        case events.Restored():
+            return f"going on from round {event.round} in {event.path}"
 
 
 def _round(event: events.RoundFinished) -> str:
@@ -171,34 +221,47 @@ def one_line(text: str) -> str:
     return flat if len(flat) <= MAX_LINE else flat[: MAX_LINE - 1] + "…"
 
 
-def _threshold(verbose: int, quiet: bool) -> int:
-    """The least level of our own that is shown."""
-    if quiet:
-        return logging.WARNING
-    return logging.DEBUG if verbose else logging.INFO
-
-
 def _print(console: Console, when: float, text: str, level: int) -> None:
     clock = time.strftime("%H:%M:%S", time.localtime(when))
     style = next(style for least, style in _STYLES.items() if level >= least)
     console.print(Text(f"{clock}  {one_line(text)}", style))
 
 
+def _print_json(console: Console, content: Mapping[str, Any]) -> None:
+    # ASCII: neither terminal control codes nor a stderr of another encoding are a matter then.
+    console.out(json.dumps(content), highlight=False)
+
+
 class _Lines(logging.Handler):
     """Prints log records like events. `ours` and `theirs` are the least levels shown."""
 
-    def __init__(self, console: Console, ours: int, theirs: int) -> None:
+    def __init__(self, console: Console, ours: int, theirs: int, as_json: bool) -> None:
         super().__init__()
         self._console = console
         self._ours = ours
         self._theirs = theirs
+        self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _is_ours(record) and record.levelno >= self._ours:
-            _print(self._console, record.created, _message(record), record.levelno)
-        elif not _is_ours(record) and record.levelno >= self._theirs:
+        ours = _is_ours(record)
+        if record.levelno < (self._ours if ours else self._theirs):
+            return
+        message = _message(record)
+        if self._as_json:
+            _print_json(
+                self._console,
+                {
+                    "time": record.created,
+                    "level": record.levelname.lower(),
+                    "logger": record.name,
+                    "message": message,
+                },
+            )
+        elif ours:
+            _print(self._console, record.created, message, record.levelno)
+        else:
             # What a library warns of is no warning of ours: it is shown like any detail.
-            _print(self._console, record.created, f"{record.name}: {_message(record)}", logging.DEBUG)
+            _print(self._console, record.created, f"{record.name}: {message}", logging.DEBUG)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

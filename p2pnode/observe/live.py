@@ -5,9 +5,9 @@ a terminal. Where there is no terminal to draw on, a line about all nodes comes 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -63,11 +63,15 @@ class Row:
                 return self._finish(finished)
             case events.ExchangeCompleted():
                 return replace(self, exchanges=self.exchanges + 1)
+            case events.Paused():
+                return replace(self, state="paused")
+            case events.Resumed():
+                return replace(self, state="training")
             case events.CaughtUp(round=round) | events.Restored(round=round):
                 return replace(self, round=round, steps=None)
             case events.Settled() as settled:
                 state = f"settled {settled.counted}/{settled.members}"
-                return replace(self, accuracy=_accuracy(settled.metrics, self.accuracy), state=state)
+                return replace(self, accuracy=accuracy(settled.metrics, self.accuracy), state=state)
             case events.Stopped(reason=reason):
                 return replace(self, state=reason)
             case _:
@@ -77,20 +81,22 @@ class Row:
         speed = None
         if self.steps is not None and finished.seconds > 0:
             speed = (finished.steps - self.steps) / finished.seconds
+        going = "paused" if self.state == "paused" else "training"  # the chunk under way may end the round
         return replace(
             self,
             round=finished.round,
             rounds=finished.rounds,
             steps=finished.steps,
-            accuracy=_accuracy(finished.metrics, self.accuracy),
+            accuracy=accuracy(finished.metrics, self.accuracy),
             peers=finished.peers,
             bytes_sent=finished.bytes_sent,
             speed=speed,
-            state="settling" if finished.round == finished.rounds else "training",
+            state="settling" if finished.round == finished.rounds else going,
         )
 
 
-def _accuracy(metrics: dict[str, float], before: float | None) -> float | None:
+def accuracy(metrics: Mapping[str, float], before: float | None) -> float | None:
+    """The one to show: on the test set where there is one; the one `before` when nothing was evaluated."""
     return metrics.get("test_accuracy", metrics.get("holdout_accuracy", before))
 
 
@@ -98,12 +104,13 @@ class LiveView:
     """Shows what several nodes do. A context manager; fed by `update` from one thread.
 
     Args:
-        console: on stderr.
+        console: on stderr, or on stdout where the view is the result.
+        rows: what is known of nodes already.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, rows: Mapping[str, Row] = MappingProxyType({})) -> None:
         self._console = console
-        self._rows: dict[str, Row] = {}
+        self._rows = dict(rows)
         self._line_time = -math.inf
         self._live = Live(console=console, get_renderable=lambda: table(self._rows))
 

@@ -92,7 +92,7 @@ def to_json(stamped: Stamped) -> dict[str, Any]:
     JSON has no NaN and no infinity: they become the strings "nan", "inf" and "-inf".
     """
     event = stamped.event
-    content = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+    content = {field.name: plain(getattr(event, field.name)) for field in fields(event)}
     return {"time": stamped.time, "event": type(event).__name__, **content}
 
 
@@ -114,13 +114,14 @@ def from_json(content: object) -> Stamped:
     return Stamped(_typed(float, time), kind(**arguments))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: lists for tuples, and words for numbers that are none."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 

@@ -29,6 +29,7 @@ class Tally:
         steps: local steps.
         peers: that it met, counting those who came back again.
         metrics: of the last evaluation in a round.
+        checkpoint: the file of the last one, empty before; `saved` is its round.
         bytes_sent: at the sockets, by the last round's end or the node's.
         settled: of the settled model; empty until then.
         members: in the settling.
@@ -42,6 +43,8 @@ class Tally:
     steps: int = 0
     peers: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: str = ""
+    saved: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
     exchanges: Exchanges = field(default_factory=Exchanges)
@@ -62,6 +65,8 @@ class Tally:
                 self.round, self.steps = finished.round, finished.steps
                 self.metrics = finished.metrics or self.metrics
                 self.bytes_sent, self.bytes_received = finished.bytes_sent, finished.bytes_received
+            case events.Checkpointed(round=round, path=path) | events.Restored(round=round, path=path):
+                self.saved, self.checkpoint = round, path
             case events.ExchangeCompleted(initiator=initiator):
                 self.exchanges.completed += 1
                 self.exchanges.begun += initiator

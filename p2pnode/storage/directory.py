@@ -8,6 +8,8 @@
 | `peers.json` | peers it knew, to find the swarm again when nothing else answers |
 | `incarnation` | the number of its last start |
 | `events.jsonl` | its event log |
+| `control.sock` | where it is asked and steered while it runs, see `observe/control` |
+| `accepted` | hashes of the task files that a person agreed to run, one a line |
 | `xla/` | compiled programs; may be deleted |
 | `.lock` | held by the owner, see flock(2): the kernel lets go of it however the owner dies |
 """
@@ -64,6 +66,7 @@ class DataDirectory:
         self.key = path / "identity.key"
         self.manifest = path / "manifest.toml"
         self.events = path / "events.jsonl"
+        self.accepted = path / "accepted"
         self.xla = path / "xla"
         self.checkpoints = path / "checkpoints"
         self._peers = path / "peers.json"
@@ -176,11 +179,19 @@ class DataDirectory:
             UserError: it cannot be kept.
         """
         number = max(self._last_incarnation() + 1, int(wall * 1000))
+        self.keep_incarnation(number)
+        return number
+
+    def keep_incarnation(self, number: int) -> None:
+        """Let the next start have a number larger than `number`.
+
+        Raises:
+            UserError: it cannot be kept.
+        """
         try:
             write_atomic(self._incarnation, str(number).encode())
         except StorageError as error:
             raise UserError(f"{error}: make room, or choose another --data-dir") from error
-        return number
 
     def _last_incarnation(self) -> int:
         try:

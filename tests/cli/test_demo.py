@@ -33,14 +33,15 @@ def running(pid: int) -> bool:
 
 
 def started(start: Start, temporary: Path, *words: object) -> tuple[Program, list[int]]:
-    """A demo of three nodes in the middle of its rounds, and its children."""
+    """A demo of three nodes in the middle of its rounds, and their processes."""
     temporary.mkdir()
     demo = start("demo", "--nodes", 3, *words)
-    logs = "p2pnode-demo-*/node-*/events.jsonl"
+    logs = "p2pnode-*/node-*/events.jsonl"
     demo.wait_for(
         lambda: len([log for log in temporary.glob(logs) if log.read_text().count("RoundFinished") > 3]) == 3
     )
-    found = children(demo.popen.pid)
+    [server] = children(demo.popen.pid)
+    found = children(server)
     assert len(found) == 3
     return demo, found
 

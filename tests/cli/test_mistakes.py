@@ -3,6 +3,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 
 from p2pnode.cli.main import main
 from p2pnode.identity.keys import Key, create_key
+from p2pnode.learning import memory
 from p2pnode.storage.directory import DataDirectory
-from tests.cli.run import LOOPBACK
+from tests.cli.run import LOOPBACK, ROOT, Program
 
 Command = Callable[..., str]
 
@@ -89,7 +92,7 @@ def edit(path: Path, old: str, new: str) -> None:
         (b"name = ", "s.toml: not TOML"),
         (b"", "s.toml: version: missing"),
         (b"version = 2\n", "this p2pnode reads version 1 only"),
-        (b"#" * 70_000, "longer than 65536 bytes"),
+        (b"#" * 270_000, "longer than 262144 bytes"),
     ],
 )
 def test_what_is_no_manifest_is_named(complaint: Command, content: bytes | None, words: str) -> None:
@@ -156,6 +159,61 @@ def test_the_demo_knows_its_tasks_and_how_many_they_feed(complaint: Command) -> 
         "demo", "--nodes", 32, "--task", "breast-cancer"
     )
     assert "unknown task 'cats'" in complaint("demo", "--task", "cats")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("swrm", "create"), "no such command 'swrm'. Did you mean 'swarm'? (see p2pnode --help)"),
+        (("swarm", "crate"), "no such command 'crate'. Did you mean 'create'? (see p2pnode swarm --help)"),
+        (("join", "s.toml", "--shar", "1/3"), "no such option '--shar'. Did you mean '--shard'?"),
+        (("join",), "missing argument 'SWARM' (see p2pnode join --help)"),
+        (("join", "s.toml", "--wait", "long"), "'long' is not a valid float (see p2pnode join --help)"),
+        (("bootstrap", "now"), "got unexpected extra argument (now) (see p2pnode bootstrap --help)"),
+    ],
+)
+def test_a_wrong_command_or_option_is_answered_in_one_line(
+    complaint: Command, words: tuple[str, ...], says: str
+) -> None:
+    assert says in complaint(*words)
+
+
+# --- the machine ---
+
+
+def test_too_few_open_files_are_named_before_anything_starts() -> None:
+    command = f'ulimit -n 20; exec "{sys.executable}" -m p2pnode join s.toml --shard 1/3'
+    said = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert said.stderr == (
+        "p2pnode: this process may open only 20 files at once, a node needs 64, and 1024 for many peers: "
+        "raise the limit, e.g. with `ulimit -n 1024`\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there_is_named(start: Callable[..., Program], monkeypatch: Any) -> None:
+    assert start("swarm", "create", "s.toml", name="here").code() == 0
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    node = start(*joining("s.toml", *SHARD), name="here")
+    assert node.code() == 2
+    assert node.errors == (
+        "p2pnode: JAX finds no device for JAX_PLATFORMS=cuda: install what it needs (for NVIDIA GPUs "
+        "`pip install 'p2pnode[cuda]'`), or compute with JAX_PLATFORMS=cpu\n"
+    )
+
+
+def test_a_model_beyond_this_machines_memory_is_named(
+    complaint: Command, swarm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(swarm, r"hidden = \d+", "hidden = 200000")
+    edit(swarm, r"parameters = \d+", "parameters = 100000000")
+    monkeypatch.setattr(memory, "available", lambda: 0.5e9)
+    assert complaint(*joining(swarm, *SHARD)) == (
+        "task digits has 15000010 shared parameters, for which a node needs about 0.9 GB, and 0.5 GB are "
+        "free: make the model smaller, or use a machine with more memory"
+    )
 
 
 # --- addresses and links ---

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from p2pnode.errors import Fault, PeerFault
 from p2pnode.events import PeerAlive, PeerFaulted, PeerLost
-from p2pnode.gossip.membership import PROTOCOL, VERSION, Superseded, claim
+from p2pnode.gossip.membership import DAY, PROTOCOL, VERSION, Superseded, claim
 from p2pnode.gossip.view import MAX_AVOIDANCE, Stage, View, avoidance
 from p2pnode.identity.keys import Key
 from p2pnode.net.memory import MemoryFabric, MemoryNetwork
@@ -324,6 +324,21 @@ async def test_the_earlier_of_two_processes_with_one_key_stops(clock: MockClock)
                 async with trio.open_nursery() as nursery:
                     await nursery.start(earlier.membership.run)
                     earlier.membership.found(address(witness.network.me))
+
+
+def test_a_start_far_in_the_future_is_called_by_its_clock() -> None:
+    assert "clock" not in str(Superseded(2000, 1000))
+    assert "(by its clock 10 days later: if that was wrong" in str(Superseded(10 * DAY + 5, 5))
+
+
+async def test_whoever_was_silent_may_come_back_with_an_earlier_clock(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (witness,):
+        async with outsider(network, OUTSIDER, witness) as ahead:
+            await ask(ahead, witness, hello(OUTSIDER, witness, incarnation=2**62))
+        await lost(witness, OUTSIDER.peer)
+        async with outsider(network, OUTSIDER, witness) as back:
+            assert isinstance(await ask(back, witness, hello(OUTSIDER, witness, incarnation=5)), Hello)
 
 
 async def test_a_claim_of_being_superseded_that_is_not_signed_stops_nobody(clock: MockClock) -> None:

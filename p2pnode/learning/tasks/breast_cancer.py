@@ -3,12 +3,9 @@
 From UCI; see datasets/ATTRIBUTION.md.
 """
 
-import jax
-import jax.numpy as jnp
-
 from p2pnode.learning.data import Dataset, bundled, every_fifth
 from p2pnode.learning.task import Task
-from p2pnode.learning.tasks.mlp import classifier
+from p2pnode.learning.tasks.mlp import auc, classifier
 
 
 def breast_cancer(hidden: int) -> Task:
@@ -21,11 +18,3 @@ def load() -> tuple[Dataset, Dataset]:
     train, test = every_fifth(bundled("wdbc"))
     mean, deviation = train.x.mean(axis=0), train.x.std(axis=0)
     return Dataset((train.x - mean) / deviation, train.y), Dataset((test.x - mean) / deviation, test.y)
-
-
-def auc(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Chance that a row of class 1 scores above one of class 0; 0.5 where a class is missing."""
-    score = logits[:, 1] - logits[:, 0]
-    rival = (y[:, None] == 1) & (y[None, :] == 0)
-    wins = jnp.where(rival, jnp.sign(score[:, None] - score[None, :]), 0.0)
-    return 0.5 + 0.5 * jnp.sum(wins) / jnp.maximum(jnp.sum(rival), 1).astype(jnp.float32)

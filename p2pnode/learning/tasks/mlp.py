@@ -37,7 +37,10 @@ def classifier(
         accuracy = jnp.mean(jnp.argmax(logits, axis=1) == batch.y)
         return {"accuracy": accuracy, "loss": cross_entropy(logits, batch.y)} | extra(logits, batch.y)
 
-    return Task(name, lambda key: init(widths, key), loss, metrics, load)
+    def predict(params: Params, x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(logits_of(params, x))
+
+    return Task(name, lambda key: init(widths, key), loss, metrics, load, predict=predict)
 
 
 def init(widths: Sequence[int], key: jax.Array) -> Params:
@@ -68,3 +71,18 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Mean over the rows."""
     chances = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(chances, y[:, None], axis=1))
+
+
+def auc(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """Chance that a row of class 1 scores above one of class 0, ties half; 0.5 where a class is missing.
+
+    Of all ranks that rows of class 1 could have, how far up they are (Mann and Whitney 1947): comparing
+    each row with each other one would take a hundred times as long for the 8,192 that are judged at once.
+    """
+    score = logits[:, 1] - logits[:, 0]
+    order = jnp.sort(score)
+    below, upto = (jnp.searchsorted(order, score, side=side) for side in ("left", "right"))
+    rank = 0.5 * (below + upto + 1).astype(jnp.float32)
+    ones, zeros = (jnp.sum(y == label).astype(jnp.float32) for label in (1, 0))
+    wins = jnp.sum(jnp.where(y == 1, rank, 0.0)) - 0.5 * ones * (ones + 1.0)
+    return jnp.where(ones * zeros > 0.0, wins / jnp.maximum(ones * zeros, 1.0), 0.5)

@@ -1,14 +1,16 @@
-"""One node in this process, from its data directory to its exit: what `join` and `demo` share.
+"""One node in this process, from its data directory to its exit: what `join` and `cluster` share.
 
 This is where the real world comes in: libp2p for the network, a worker thread for the computation,
 the system's clock and randomness, signals.
 """
 
+import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -16,21 +18,30 @@ import platformdirs
 import trio
 
 from p2pnode.config import Config
-from p2pnode.errors import UserError
+from p2pnode.errors import leaves
+from p2pnode.gossip.membership import Superseded
 from p2pnode.identity.keys import load_or_create_key
 from p2pnode.identity.manifest import Manifest
 from p2pnode.learning.cache import keep_compiled
-from p2pnode.learning.data import Dataset, holdout, load_npz, partition, take
+from p2pnode.learning.data import Dataset, Shard, holdout, partition, take
+from p2pnode.learning.device import devices
+from p2pnode.learning.rows import rows_in
 from p2pnode.learning.task import Task
+from p2pnode.machine import FILES, allow_files, doubt_clock
 from p2pnode.net.dht import DhtDiscovery
 from p2pnode.net.host import open_network
 from p2pnode.net.mdns import MdnsDiscovery
 from p2pnode.node import Invitation, Node, Rows, World
+from p2pnode.observe.control_server import serve_control
 from p2pnode.observe.journal import Journal
 from p2pnode.observe.stream import EventStream, Subscriber
+from p2pnode.observe.tally import Tally
 from p2pnode.ports import Discovery
+from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Worker
+
+_log = logging.getLogger(__name__)
 
 HOLDOUT = 0.1
 """Share of its own rows by which a node judges its model. They are never trained on."""
@@ -39,43 +50,40 @@ LEAST = 20
 """Rows that each part of a shared-out data set has at least."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Part `index` of `nodes` of a task's own data.
+def rows_of(
+    source: Path | Shard, test: Path | None = None, any_units: bool = False
+) -> Callable[[Manifest, Task], Rows]:
+    """How a node gets its rows, once it knows the manifest: from a file, or a share of the task's own.
 
-    Attributes:
-        alpha: how evenly labels are dealt out, see `partition`; None deals evenly.
+    Args:
+        source: where its own rows are.
+        test: a file with the common test set, for a task that has none or to replace it.
+        any_units: whether a table's numbers may lie anywhere.
     """
 
-    index: int
-    nodes: int
-    alpha: float | None = None
-
-
-def rows_of(source: Path | Shard) -> Callable[[Manifest, Task], Rows]:
-    """How a node gets its rows, once it knows the manifest: from a file, or a share of the task's own."""
+    def read(path: Path, task: Task, least: int) -> Dataset:
+        rows, notes = rows_in(path, task, least, any_units)
+        for note in notes:
+            _log.warning("%s: %s", path, note)
+        return rows
 
     def load(manifest: Manifest, task: Task) -> Rows:
+        task = replace(task, load=cache(task.load))
         seed = manifest.training.seed
-        pool, test = task.load()
         if isinstance(source, Shard):
+            pool, _ = task.load()
             mine = take(pool, partition(pool.y, source.nodes, source.alpha, seed, LEAST)[source.index])
         else:
-            mine = load_npz(source, least=LEAST)
-            _check_shape(mine, pool, source)
+            mine = read(source, task, LEAST)
         train, own = holdout(mine, HOLDOUT, seed)
-        return Rows(train, {"holdout": own, "test": test})
+        probes = {"holdout": own}
+        if test is not None:
+            probes["test"] = read(test, task, 1)
+        elif task.schema is None:
+            probes["test"] = task.load()[1]
+        return Rows(train, probes)
 
     return load
-
-
-def _check_shape(mine: Dataset, pool: Dataset, path: Path) -> None:
-    if mine.x.shape[1:] != pool.x.shape[1:]:
-        raise UserError(
-            f"rows of x in {path} have shape {mine.x.shape[1:]}, the task wants {pool.x.shape[1:]}"
-        )
-    if mine.y.max() > pool.y.max():
-        raise UserError(f"{path} has label {mine.y.max()}, the task knows 0 to {pool.y.max()}")
 
 
 async def take_part(
@@ -85,11 +93,14 @@ async def take_part(
     config: Config,
     subscribers: Sequence[Subscriber],
 ) -> None:
-    """Run one node until its rounds are done and settled, or a signal asks it to end.
+    """Run one node until its rounds are done and settled, or a signal or a command ends it.
 
     Raises:
         UserError: possibly in a group.
     """
+    devices()  # said before anything else if there is none
+    if (files := allow_files()) < FILES:
+        _log.warning("only %d files may be open at once, which limits the peers: see `ulimit -n`", files)
     keep_compiled(Path(platformdirs.user_cache_dir("p2pnode")) / "xla")
     key = load_or_create_key(directory.key)
     stream = EventStream(time.time)
@@ -104,10 +115,20 @@ async def take_part(
                 discoveries.append(MdnsDiscovery(network, random))
             world = World(network, discoveries, Worker(), stream.publish, directory)
             incarnation = directory.next_incarnation(time.time())
+            if doubt := doubt_clock(time.time(), last=incarnation / 1000):
+                _log.warning("%s; the node goes on, but times in its files are wrong", doubt)
             node = Node(key, incarnation, invitation, rows, config, world)
+            tally = Tally()
+            stream.subscribe(tally)
             async with trio.open_nursery() as nursery:
                 await nursery.start(obey_signals, node.stop)
-                await node.run()
+                try:
+                    async with serve_control(directory.path, Steering(node, world, tally).commands(), stream):
+                        await node.run()
+                except* Superseded as group:
+                    # If it was a clock that ran ahead once, the next start is the later one again.
+                    directory.keep_incarnation(max(one.incarnation for one in leaves(group)))
+                    raise
                 nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,87 @@
+"""Agreeing to run a task that is in a file.
+
+Whoever runs such a file runs whatever is in it, with all that this person may do on this machine.
+So a swarm's task file is run only after a person said yes to it, once for each content: the
+data directory remembers the hashes.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from p2pnode.errors import UserError, leaves
+
+if TYPE_CHECKING:
+    from p2pnode.identity.manifest import Manifest
+    from p2pnode.learning.own import Own, Source
+
+MOST_REMEMBERED = 1 << 20  # bytes: some 16,000 files, 65 bytes each
+
+
+def agreed(text: str, manifest: "Manifest | None", accepted: Path, yes: bool) -> "Own":
+    """The task in a file, which runs if it is the manifest's and this person agrees, or did so before.
+
+    Args:
+        text: `file.py` or `file.py:name`.
+        manifest: of the swarm, where it is known already.
+        accepted: the file that remembers what was agreed to.
+        yes: a person said so in advance.
+
+    Raises:
+        UserError: it is another file, nobody agreed, or it does not run.
+    """
+    from p2pnode.learning import own
+
+    source = own.read(text)
+    if manifest is not None:
+        own.check_source(manifest.task, source)
+    if source.sha256 not in _remembered(accepted):
+        if not yes:
+            _ask(source)
+        _remember(accepted, source.sha256)
+    return own.run(source)
+
+
+def _ask(source: "Source") -> None:
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"joining runs the code in {source.path} (sha256 {source.sha256}): look into it, then add --yes"
+        )
+    about = f"this runs the code in {source.path} (sha256 {source.sha256}); continue?"
+    click.confirm(about, default=False, abort=True, err=True)
+
+
+def _remembered(file: Path) -> set[str]:
+    from p2pnode.identity.files import read_file
+
+    return set(read_file(file, MOST_REMEMBERED).decode(errors="replace").split()) if file.exists() else set()
+
+
+def _remember(file: Path, sha256: str) -> None:
+    from p2pnode.identity.files import replace_file
+
+    lines = sorted({*_remembered(file), sha256})
+    replace_file(file, "".join(f"{line}\n" for line in lines).encode(), 0o600)
+
+
+@contextmanager
+def showing_causes(wanted: bool) -> Iterator[None]:
+    """Print the traceback behind a person's mistake, where it is `wanted` and there is one."""
+    try:
+        yield
+    except (UserError, BaseExceptionGroup) as error:
+        for mistake in leaves(error) if isinstance(error, BaseExceptionGroup) else [error]:
+            if wanted and isinstance(mistake, UserError):
+                show_cause(mistake.__cause__)
+        raise
+
+
+def show_cause(cause: BaseException | None) -> None:
+    """Print the traceback of what a person's code raised, if it did."""
+    if cause is not None:
+        click.echo("".join(traceback.format_exception(cause)), err=True, nl=False)

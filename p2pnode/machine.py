@@ -1,0 +1,113 @@
+"""What this machine gives a process: open files, memory, a clock. Linux's words for it are read here.
+
+Each number comes in a function that asks the system, and what it means for a node in one that only
+decides, so that every answer can be tested.
+"""
+
+import os
+import resource
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from p2pnode.errors import UserError
+
+FILES = 1024
+"""Open files that a busy node may need: a connection each for 512 peers, and as many being dialled."""
+
+FEWEST_FILES = 64
+"""Open files without which a node is no use: itself takes some thirty, the rest are peers."""
+
+DAY = 86_400.0
+
+OLDEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+"""Seconds since the Unix epoch. A clock that says less has lost its battery."""
+
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_active_file", "total_inactive_file"),
+    ),
+)
+"""Under /sys/fs/cgroup, version 2 and version 1: limit, use, and what of the use is only a cache."""
+
+
+def allow_files(wanted: int = FILES) -> int:
+    """Let this process open `wanted` files at once, or as many as it may; how many that is.
+
+    Raises:
+        UserError: it may not open enough for a node.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in (-1, resource.RLIM_INFINITY) or soft >= wanted:
+        return wanted
+    allowed = wanted if hard in (-1, resource.RLIM_INFINITY) else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < FEWEST_FILES:
+        raise UserError(
+            f"this process may open only {allowed} files at once, a node needs {FEWEST_FILES}, and "
+            f"{FILES} for many peers: raise the limit, e.g. with `ulimit -n {FILES}`"
+        )
+    return allowed
+
+
+def end_at_once() -> None:
+    """Let SIGINT and SIGTERM end this process in good order, as long as it has nothing to put in order.
+
+    Files are whole at any moment, so nothing is lost; unwinding could be caught half-way, by an import.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+
+
+def doubt_clock(now: float, last: float) -> str | None:
+    """What is wrong with a clock that says `now` after a start at `last`, in seconds since the epoch."""
+    if now < OLDEST:
+        return f"this machine's clock says {day(now)}: set it"
+    if last > now + DAY:
+        return f"this machine's clock says {day(now)}, at this node's last start it said {day(last)}: set it"
+    return None
+
+
+def day(when: float) -> str:
+    """The date of a moment in seconds since the epoch, or a word where the calendar ends."""
+    try:
+        return datetime.fromtimestamp(when, UTC).date().isoformat()
+    except (OverflowError, ValueError, OSError):
+        return "nonsense"
+
+
+def drift(seconds: float = 0.2) -> float:
+    """By how many seconds the wall clock moves more than the monotonic one, in a moment of waiting."""
+    wall, steady = time.time(), time.monotonic()
+    time.sleep(seconds)
+    return (time.time() - wall) - (time.monotonic() - steady)
+
+
+def free_memory() -> float:
+    """Bytes that are free of this machine's memory, or of the share that this process was given."""
+    return min(_free_of_machine(Path("/proc/meminfo")), _free_of_share(Path("/sys/fs/cgroup")))
+
+
+def _free_of_machine(file: Path) -> float:
+    return _table(file, ":").get("MemAvailable", 0.0) * 1024
+
+
+def _free_of_share(folder: Path) -> float:
+    """Infinity where no share is set."""
+    for limit, use, stat, caches in _CGROUPS:
+        text = (folder / limit).read_text().strip() if (folder / limit).exists() else "max"
+        if text != "max" and (folder / use).exists():
+            cached = _table(folder / stat, " ")
+            used = float((folder / use).read_text()) - sum(cached.get(name, 0.0) for name in caches)
+            return float(text) - used
+    return float("inf")
+
+
+def _table(file: Path, separator: str) -> dict[str, float]:
+    pairs = (line.partition(separator) for line in file.read_text().splitlines())
+    return {name: float(value.split()[0]) for name, _, value in pairs}

@@ -1,0 +1,52 @@
+"""What the machine gives: numbers read from Linux, and what they mean."""
+
+from pathlib import Path
+
+import pytest
+
+from p2pnode import machine
+
+NOW = 1_900_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "words"),
+    [
+        (NOW, NOW, None),
+        (NOW, NOW + 3600, None),  # a clock may be set back by an hour
+        (NOW, NOW + 10 * machine.DAY, "says 2030-03-17, at this node's last start it said 2030-03-27"),
+        (0.0, 0.0, "says 1970-01-01: set it"),
+        (-1e15, 0.0, "says nonsense: set it"),
+        (NOW, 1e15, "it said nonsense"),
+    ],
+)
+def test_a_wrong_clock_is_noticed(now: float, last: float, words: str | None) -> None:
+    doubt = machine.doubt_clock(now, last)
+    assert doubt is None if words is None else words in str(doubt)
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_of_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_free_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
+    write(tmp_path, meminfo="MemTotal:  8 kB\nMemFree:  1 kB\nMemAvailable:   4 kB\nHugePages_Total: 0\n")
+    assert machine._free_of_machine(tmp_path / "meminfo") == 4096
+
+
+def test_a_share_of_the_memory_counts_without_what_is_only_cached(tmp_path: Path) -> None:
+    assert machine._free_of_share(tmp_path) == float("inf")
+    stat = "anon 300\nactive_file 100\ninactive_file 150\n"
+    write(tmp_path, memory_of_max="max\n", memory_of_current="700\n", memory_of_stat=stat)
+    assert machine._free_of_share(tmp_path) == float("inf")
+    write(tmp_path, memory_of_max="1000\n")
+    assert machine._free_of_share(tmp_path) == 1000 - (700 - 250)
+
+
+def test_this_machine_has_memory_and_a_steady_clock() -> None:
+    assert machine.free_memory() > 1e6
+    assert abs(machine.drift(0.01)) < 3600
