@@ -25,7 +25,7 @@ SCRIPTS = [*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run"]
 
 # Joined here so that this file does not hold what it looks for.
 FORBIDDEN = {
-    **{".".join(host): "a package registry" for host in [("pypi", "org"), ("pythonhosted", "org")]},
+    **{".".join(host): "a package registry" for host in [("pypi", "org"), ("python" + "hosted", "org")]},
     **{f"/{top}/": "a path of one machine" for top in ["root", "home", "Users", "work"]},
 }
 
