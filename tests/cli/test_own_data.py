@@ -74,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a swarm for tables of patients, and a node that has trained in it for a while."""
     folder = tmp_path_factory.mktemp("prepared")
     file, table = folder / "s.toml", write(folder / "author.csv", patients(200))
-    words = ["create", str(file), "--from-data", str(table), "--target", "outcome"]
+    words = ["create", str(file), "--from-data", str(table), "--target", "outcome", "--seed", "0"]
     assert CliRunner().invoke(swarm_command, words, catch_exceptions=False).exit_code == 0
     agreed = load_manifest(file)
     learner = registry.build(agreed)
