@@ -149,10 +149,20 @@ def every_fifth(data: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def holdout(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split off a random `fraction` of a node's own rows to judge its model by; at least one each way."""
-    rows = np.random.default_rng(seed).permutation(len(data.y))
-    count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-    return take(data, np.sort(rows[count:])), take(data, np.sort(rows[:count]))
+    """Split off a `fraction` of a node's own rows to judge its model by; at least one each way.
+
+    They are random rows at even distances in the order of the labels (systematic sampling), so that a label
+    has its share among them, and is there at all if it has 1 / `fraction` rows: a handful without any of a
+    rare class would say nothing about it.
+    """
+    random = np.random.default_rng(seed)
+    count = min(max(round(fraction * len(data.y)), 1), len(data.y) - 1)
+    rows = random.permutation(len(data.y))
+    if data.y.ndim == 1:
+        rows = rows[np.argsort(data.y[rows], kind="stable")]
+    held = np.zeros(len(rows), bool)
+    held[rows[((np.arange(count) + random.random()) * len(rows) / count).astype(int)]] = True
+    return take(data, np.flatnonzero(~held)), take(data, np.flatnonzero(held))
 
 
 def partition(labels: np.ndarray, nodes: int, alpha: float | None, seed: int, least: int) -> list[np.ndarray]:

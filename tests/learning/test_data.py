@@ -55,6 +55,15 @@ def test_a_holdout_is_split_off_without_losing_or_doubling_a_row() -> None:
     np.testing.assert_array_equal(held.x[:, 0], held.y)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_a_label_has_its_share_of_a_holdout_even_of_few_rows(seed: int) -> None:
+    labels = np.repeat(np.int32([0, 1, 2]), [46, 20, 10])
+    held = holdout(Dataset(np.zeros((76, 1), np.float32), labels), 0.1, seed)[1]
+    assert len(held.y) == 8
+    np.testing.assert_allclose(np.bincount(held.y, minlength=3), np.array([46, 20, 10]) * 8 / 76, atol=1)
+    assert set(held.y) == {0, 1, 2}
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.99, 1.0])
 def test_both_sides_of_a_holdout_have_a_row_at_least(fraction: float) -> None:
     data = Dataset(np.zeros((3, 1), np.float32), np.zeros(3, np.int32))

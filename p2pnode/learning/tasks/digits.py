@@ -11,6 +11,6 @@ def digits(hidden: int) -> Task:
 
 
 def load() -> tuple[Dataset, Dataset]:
-    """Pixels flat and scaled to [0, 1]; 1,441 rows to train on and 356 to test with."""
+    """Pixels flat and scaled to [0, 1]; 1,442 rows to train on and 355 to test with."""
     data = bundled("digits")
     return every_fifth(Dataset(data.x.reshape(-1, 64) / 16.0, data.y))
