@@ -13,6 +13,7 @@ exchanges alternate strictly; at the length of a round an exchange hides behind 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import jax
@@ -53,8 +54,6 @@ class Trainer:
     ) -> None:
         self.round = 0
         self.taken = 0  # local steps since the start
-        self.payload_bytes = arrays.size(learner.payload)
-        self.layout = learner.layout
         self._learner = learner
         self._compute = compute
         self._overlap = overlap
@@ -63,18 +62,33 @@ class Trainer:
         self._spent: list[object] = []  # what the last exchange left behind
         self._ahead = 0  # steps since that snapshot
         self._closed = trio.Event()
-        self._state: State = learner.init(seed)
+        self._seed = seed
         self._data: Dataset = jax.device_put(data)
         self._probes: dict[str, Dataset] = {name: jax.device_put(rows) for name, rows in probes.items()}
+
+    @property
+    def payload_bytes(self) -> int:
+        return arrays.size(self._learner.payload)
+
+    @property
+    def layout(self) -> bytes:
+        return self._learner.layout
+
+    @cached_property
+    def _state(self) -> State:
+        """Begins when it is first asked for; never, in a node that goes on from a checkpoint."""
+        return self._learner.init(self._seed)
 
     async def warm_up(self) -> None:
         """Compile everything on a state of no importance, so that no peer ever waits for a compiler."""
 
         def work() -> None:
             learner = self._learner
+            jax.block_until_ready(self._state.params)
             state, own = learner.share(learner.init(0))
             state, _ = learner.steps(state, self._data, 0)
             decoded, _ = learner.decode(own)
+            assert learner.payload  # traced here, not in the event loop
             state = learner.merge(learner.end_round(state), own, decoded, 0.0)
             for rows in self._probes.values():
                 jax.block_until_ready(learner.evaluate(state, rows))
@@ -180,12 +194,11 @@ class Trainer:
     async def settle(self) -> None:
         def work() -> tuple[Learner, State]:
             learner, convert = self._learner.settle()
+            assert learner.payload  # as above
             return learner, jax.block_until_ready(convert(self._state))
 
         async with self._turn:
             self._learner, self._state = await self._compute(work)
-        self.payload_bytes = arrays.size(self._learner.payload)
-        self.layout = self._learner.layout
 
     async def save(self) -> dict[str, np.ndarray]:
         """Everything a restart needs, as named arrays."""

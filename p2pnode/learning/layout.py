@@ -75,7 +75,7 @@ def layout_of(task: Task) -> Layout:
         UserError: JAX finds no device, which even shapes need.
     """
     devices()
-    params = jax.eval_shape(task.init, jax.random.key(0))
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0)))  # made inside: outside it is computed
     paths, tree = jax.tree_util.tree_flatten_with_path(params)
     shared = tuple(bool(flag) for flag in jax.tree.leaves(task.shared(params)))
     names = tuple(leaf_name(path) for path, _ in paths)

@@ -10,10 +10,11 @@ and how many steps to take is an argument of the compiled function, not a part o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jaxlib.mlir.dialects.mhlo  # noqa: F401 - else JAX does at the first compilation: in every forked node
 import numpy as np
 import numpy.typing as npt
 
@@ -43,7 +44,6 @@ class Learner:
         task: what is learned.
         size: n, the length of the shared vector.
         layout: SHA-256 digest of what is shared: names, shapes and dtypes, rule, codec and options.
-        payload: shape and dtype of each encoded array, by name, in the order in which they travel.
         init: `(node_seed) -> state`: the same parameters on every node, randomness of its own.
         steps: `(state, data, count) -> (state, mean loss)`: local steps on batches drawn with
             replacement; the loss of no steps is nan. Spends `state`.
@@ -64,7 +64,6 @@ class Learner:
     task: Task
     size: int
     layout: bytes
-    payload: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[int], State]
     steps: Callable[[State, Dataset, int], tuple[State, jax.Array]]
     end_round: Callable[[State], State]
@@ -78,6 +77,12 @@ class Learner:
     pack: Callable[[State], dict[str, HostArray]]
     unpack: Callable[[Mapping[str, HostArray]], State]
 
+    @cached_property
+    def payload(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each encoded array, by name, in the order in which they travel."""
+        _, payload = jax.eval_shape(lambda: self.share(self.init(0)))
+        return dict(sorted(payload.items()))
+
 
 def compiled(recipe: Recipe) -> Learner:
     """The learner of a recipe."""
@@ -86,18 +91,14 @@ def compiled(recipe: Recipe) -> Learner:
 
 def _compiled(recipe: Recipe, judge: Judge) -> Learner:
     init, view = _jit(pure.init, recipe), _jit(pure.view, recipe)
-    share = _jit(pure.share, recipe, spends=True)
-    like = jax.eval_shape(init, np.uint32(0))
-    _, payload = jax.eval_shape(share, like)
     return Learner(
         task=recipe.task,
         size=recipe.layout.size,
         layout=recipe.layout.digest(*recipe.agreed),
-        payload=dict(sorted(payload.items())),
         init=lambda node_seed: init(np.uint32(node_seed % 2**32)),
         steps=_jit(pure.steps, recipe, spends=True),
         end_round=_jit(pure.end_round, recipe, spends=True),
-        share=share,
+        share=_jit(pure.share, recipe, spends=True),
         decode=_jit(pure.decode, recipe),
         merge=_jit(pure.merge, recipe, spends=True),
         view=view,
@@ -105,7 +106,7 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
         replace=_jit(pure.replace, recipe),
         settle=partial(_settle, recipe, judge),
         pack=states.pack,
-        unpack=partial(states.unpack, like),
+        unpack=partial(states.unpack, jax.eval_shape(init, np.uint32(0))),
     )
 
 

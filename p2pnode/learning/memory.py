@@ -18,12 +18,12 @@ from p2pnode.machine import free_memory
 def needed(learner: Learner) -> float:
     """Bytes that a node holds at once for its model, about.
 
-    Two states, since compiling runs on one of no importance beside the real one; what is sent and
-    received, encoded; and six vectors on the way: decoded, gradients, copies to and from the host.
-    With 20 million parameters this says 1.2 GB, and the peak of two nodes that settled was 1.2 GB.
+    Two states, since compiling runs on one of no importance beside the real one, and nine vectors on the
+    way: what is sent and received (as float32, in the end), decoded, gradients, copies to and from the
+    host. With 20 million parameters this says 1.4 GB, and the peak of two nodes that settled was 1.2 GB.
     """
     state = _bytes(jax.eval_shape(lambda: learner.init(0)))
-    return 2 * state + 6 * 4 * learner.size + 3 * _bytes(learner.payload)
+    return 2 * state + 9 * 4 * learner.size
 
 
 def check(learner: Learner, available: float) -> None:
