@@ -17,23 +17,23 @@ import trio
 
 from p2pnode import events
 from p2pnode.config import Config
-from p2pnode.errors import LinkError, PeerFault
 from p2pnode.gossip import exchange, state
 from p2pnode.gossip.exchange import Exchanger
 from p2pnode.gossip.gate import Gate
+from p2pnode.gossip.known import Known
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.rounds import Rounds
 from p2pnode.gossip.settle import Settling
-from p2pnode.gossip.state import Donor, catch_up, fetch
+from p2pnode.gossip.state import Donor, catch_up, fetch_manifest
 from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
-from p2pnode.identity.manifest import Manifest, parse_canonical
+from p2pnode.identity.manifest import Manifest
 from p2pnode.keeping import Keeping
 from p2pnode.learning import memory, registry
 from p2pnode.learning.data import Dataset
 from p2pnode.learning.own import Own
 from p2pnode.learning.task import Task
-from p2pnode.ports import Compute, Discovery, Network, PeerAddress, PeerId
+from p2pnode.ports import Compute, Discovery, Network, PeerAddress
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Trainer
 
@@ -147,10 +147,9 @@ class Node:
                 await nursery.start(membership.run)
                 for peer in self._keeping.peers():
                     membership.found(peer)
-                for discovery in self._world.discoveries:
+                known = Known(self._config.peers, self._world.network, membership.random)
+                for discovery in (known, *self._world.discoveries):
                     nursery.start_soon(discovery.run, self._invitation.swarm_id, membership.found)
-                for address in self._config.peers:
-                    nursery.start_soon(self._knock, address)
                 await self._take_part()
             with trio.move_on_after(self._config.deadlines.of(), shield=True):
                 await self._leave()
@@ -178,7 +177,9 @@ class Node:
     # --- the life of a node, in its order ---
 
     async def _take_part(self) -> None:
-        manifest = self._invitation.manifest or self._keeping.manifest() or await self._fetch_manifest()
+        manifest = self._invitation.manifest or self._keeping.manifest()
+        if manifest is None:
+            manifest = await fetch_manifest(self.membership, self._invitation.swarm_id)
         self._keeping.keep_manifest(manifest)
         trainer = await self._make_trainer(manifest)
         if self._keeping.settled:
@@ -202,29 +203,6 @@ class Node:
             nursery.cancel_scope.cancel()
         await self.gate.passed()
         await self._settle(trainer, exchanger)
-
-    async def _fetch_manifest(self) -> Manifest:
-        """Ask members until one sends bytes that have the swarm's id as their hash."""
-        membership, deadlines = self.membership, self._config.deadlines
-        while True:
-            changed = membership.changed
-            for member in membership.view.partners(trio.current_time()):
-                try:
-                    fetched = await fetch(
-                        self._world.network,
-                        member.peer,
-                        "manifest",
-                        deadlines,
-                        least=1,
-                        most=state.MAX_MANIFEST,
-                    )
-                    return parse_canonical(bytes(fetched.content), self._invitation.swarm_id)
-                except LinkError:
-                    membership.suspect(member.peer)
-                except PeerFault as error:
-                    membership.fault(member.peer, error)
-            with trio.move_on_after(self._config.membership.interval):
-                await changed.wait()
 
     async def _make_trainer(self, manifest: Manifest) -> Trainer:
         def build() -> Trainer:
@@ -347,19 +325,6 @@ class Node:
         if self._trainer is not None:
             await self._save(self._trainer)
         await self.membership.say_goodbye()
-
-    async def _knock(self, address: str) -> None:
-        """Try an address that a person gave until somebody answers there."""
-        pause = 0.5
-        while True:
-            try:
-                peer: PeerId = await self._world.network.connect(address)
-            except LinkError:
-                await trio.sleep(pause * self.membership.random.uniform(0.5, 1.5))
-                pause = min(2 * pause, 60.0)
-            else:
-                self.membership.found(PeerAddress(peer, (address.rpartition("/p2p/")[0] or address,)))
-                return
 
 
 def _mention_few(rows: Dataset, batch: int) -> None:

@@ -18,7 +18,9 @@ import trio
 
 from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
+from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Stage, View
+from p2pnode.identity.manifest import Manifest, parse_canonical
 from p2pnode.ports import Compute, Model, Network, PeerId, Stream
 from p2pnode.wire.messages import Content, Fetch, receive, send
 
@@ -150,6 +152,23 @@ async def _go_on(stream: Stream, what: str, partial: _Partial, least: int, most:
         await stream.receive_into(piece)
         partial.arrived += len(piece)
     return head.round
+
+
+async def fetch_manifest(membership: Membership, swarm_id: str) -> Manifest:
+    """Ask members until one sends bytes that have the swarm's id as their hash."""
+    network, deadlines = membership.network, membership.deadlines
+    while True:
+        changed = membership.changed
+        for member in membership.view.partners(trio.current_time()):
+            try:
+                fetched = await fetch(network, member.peer, "manifest", deadlines, least=1, most=MAX_MANIFEST)
+                return parse_canonical(bytes(fetched.content), swarm_id)
+            except LinkError:
+                membership.suspect(member.peer)
+            except PeerFault as error:
+                membership.fault(member.peer, error)
+        with trio.move_on_after(membership.timing.interval):
+            await changed.wait()
 
 
 async def catch_up(
