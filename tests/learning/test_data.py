@@ -57,7 +57,7 @@ def test_a_holdout_is_split_off_without_losing_or_doubling_a_row() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_a_label_has_its_share_of_a_holdout_even_of_few_rows(seed: int) -> None:
-    labels = np.repeat(np.int32([0, 1, 2]), [46, 20, 10])
+    labels = np.repeat(np.arange(3, dtype=np.int32), [46, 20, 10])
     held = holdout(Dataset(np.zeros((76, 1), np.float32), labels), 0.1, seed)[1]
     assert len(held.y) == 8
     np.testing.assert_allclose(np.bincount(held.y, minlength=3), np.array([46, 20, 10]) * 8 / 76, atol=1)
