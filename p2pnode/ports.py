@@ -176,8 +176,12 @@ class Model(Protocol):
         """Let the rule turn the round's result into the next parameters, and count the round."""
         ...
 
-    async def snapshot(self) -> Sequence[memoryview]:
-        """Encode what this node shares now, and keep it aside until `apply` or `drop`."""
+    async def snapshot(self, turn: int) -> Sequence[memoryview]:
+        """Encode what this node shares now, and keep it aside until `apply` or `drop`.
+
+        Args:
+            turn: i32, the same at both ends of the exchange, e.g. for which part of the vector it is.
+        """
         ...
 
     async def decode(self, payload: memoryview) -> object:

@@ -85,7 +85,7 @@ class Trainer:
         def work() -> None:
             learner = self._learner
             jax.block_until_ready(self._state.params)
-            state, own = learner.share(learner.init(0))
+            state, own = learner.share(learner.init(0), 0)
             state, _ = learner.steps(state, self._data, 0)
             decoded, _ = learner.decode(own)
             assert learner.payload  # traced here, not in the event loop
@@ -116,10 +116,10 @@ class Trainer:
             )
         self.round += 1
 
-    async def snapshot(self) -> Sequence[memoryview]:
+    async def snapshot(self, turn: int) -> Sequence[memoryview]:
         def work() -> tuple[State, dict[str, jax.Array], Sequence[memoryview]]:
             self._spent.clear()  # here, since freeing large arrays takes milliseconds that the loop lacks
-            state, own = self._learner.share(self._state)
+            state, own = self._learner.share(self._state, turn)
             return state, own, arrays.pack({name: np.asarray(value) for name, value in own.items()})
 
         assert self._own is None, "one snapshot at a time"

@@ -190,7 +190,7 @@ class Exchanger:
             deadline = self._deadlines.of(2 * offer.size) - self._deadlines.patience / 4
             async with _timed(deadline, "its snapshot did not arrive"):
                 await send(stream, Begin())
-                decoded = await self._swap(stream)
+                decoded = await self._swap(stream, offer)
                 refusal = await self._await_ready(stream)
             if refusal:
                 self._aborted(stream.peer, offer, refusal)
@@ -241,7 +241,7 @@ class Exchanger:
         committed: bool | None = None
         try:
             async with _timed(deadline - trio.current_time(), "its snapshot did not arrive"):
-                decoded = await self._swap(stream)
+                decoded = await self._swap(stream, offer)
             with trio.move_on_at(deadline):
                 committed = await self._decision(stream, offer)
             if committed:
@@ -295,14 +295,14 @@ class Exchanger:
                 await stream.reset()
             raise
 
-    async def _swap(self, stream: Stream) -> object:
+    async def _swap(self, stream: Stream, offer: Offer) -> object:
         """Take a snapshot and send it while the partner's arrives; the partner's, decoded.
 
         Raises:
             PeerFault: `NOT_FINITE`, after telling the partner.
             Disconnected: the stream ended.
         """
-        snapshot, arrived = await self._model.snapshot(), self._room()
+        snapshot, arrived = await self._model.snapshot(offer.round % 2**31), self._room()
         broken: list[Disconnected] = []
 
         async def unless_broken(direction: Awaitable[None]) -> None:

@@ -14,7 +14,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jaxlib.mlir.dialects.mhlo  # noqa: F401 - else JAX does at the first compilation: in every forked node
 import numpy as np
 import numpy.typing as npt
 
@@ -48,7 +47,8 @@ class Learner:
         steps: `(state, data, count) -> (state, mean loss)`: local steps on batches drawn with
             replacement; the loss of no steps is nan. Spends `state`.
         end_round: `(state) -> state`: the rule's say after the local steps. Spends `state`.
-        share: `(state) -> (state, encoded)`: a snapshot of what goes to a partner. Spends `state`.
+        share: `(state, turn) -> (state, encoded)`: a snapshot of what goes to a partner, in an exchange
+            that both number `turn`. Spends `state`.
         decode: `(encoded) -> (decoded, finite)`; `finite` is False when there is NaN or infinity in it.
         merge: `(state, own encoded, partner's decoded, weight) -> state`. Spends `state`.
         view: `(state) -> f32[n]`: what to evaluate, serve and save.
@@ -67,7 +67,7 @@ class Learner:
     init: Callable[[int], State]
     steps: Callable[[State, Dataset, int], tuple[State, jax.Array]]
     end_round: Callable[[State], State]
-    share: Callable[[State], tuple[State, dict[str, jax.Array]]]
+    share: Callable[[State, int], tuple[State, dict[str, jax.Array]]]
     decode: Callable[[Encoded], tuple[Payload, jax.Array]]
     merge: Callable[[State, Encoded, Payload, float], State]
     view: Callable[[State], jax.Array]
@@ -80,7 +80,7 @@ class Learner:
     @cached_property
     def payload(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each encoded array, by name, in the order in which they travel."""
-        _, payload = jax.eval_shape(lambda: self.share(self.init(0)))
+        _, payload = jax.eval_shape(lambda: self.share(self.init(0), 0))
         return dict(sorted(payload.items()))
 
 

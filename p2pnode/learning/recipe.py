@@ -126,9 +126,10 @@ def end_round(recipe: Recipe, state: State) -> State:
     return state._replace(rule=rule, params=params, start=params)
 
 
-def share(recipe: Recipe, state: State) -> tuple[State, dict[str, jax.Array]]:
+def share(recipe: Recipe, state: State, turn: jax.Array) -> tuple[State, dict[str, jax.Array]]:
     """What goes to a partner, encoded."""
-    rule, payload = recipe.rule.share(state.rule, state.params, _key(state, state.snapshots, _RULE))
+    key = _key(state, state.snapshots, _RULE)
+    rule, payload = recipe.rule.share(state.rule, state.params, key, turn)
     encoded = {
         f"{entry}/{part}": array
         for use, (entry, values) in enumerate(sorted(payload.items()), _CODEC)

@@ -73,8 +73,8 @@ def after_steps(learner: Learner, node: int, count: int = 5) -> State:
 
 def exchange(learner: Learner, left: State, right: State, weight: float = 0.5) -> tuple[State, State]:
     """Both ends average."""
-    left, sent = learner.share(left)
-    right, answered = learner.share(right)
+    left, sent = learner.share(left, 0)
+    right, answered = learner.share(right, 0)
     from_left, _ = learner.decode(sent)
     from_right, _ = learner.decode(answered)
     return learner.merge(left, sent, from_right, weight), learner.merge(right, answered, from_left, weight)

@@ -33,7 +33,7 @@ def test_steps_in_two_chunks_are_the_steps_of_one() -> None:
     learner = toy("momentum", "int8", "adam")
     whole, _ = learner.steps(learner.init(1), rows(1), 7)
     first, _ = learner.steps(learner.init(1), rows(1), 3)
-    first, _ = learner.share(first)  # what happens in the network does not change the batches
+    first, _ = learner.share(first, 0)  # what happens in the network does not change the batches
     parts, _ = learner.steps(first, rows(1), 4)
     np.testing.assert_array_equal(whole.params, parts.params)
 
@@ -57,7 +57,7 @@ def test_only_what_is_shared_travels() -> None:
     learner = toy("momentum", "int8")
     assert learner.size == 3 * 100 + 5
     assert list(learner.payload) == sorted(learner.payload)
-    _, encoded = learner.share(learner.init(1))
+    _, encoded = learner.share(learner.init(1), 0)
     assert {name: (a.shape, a.dtype) for name, a in encoded.items()} == {
         name: (spec.shape, spec.dtype) for name, spec in learner.payload.items()
     }
@@ -68,7 +68,7 @@ def test_what_is_private_has_no_part_in_what_travels() -> None:
     learner = toy()
     state, other = learner.init(1), learner.init(1)
     other = other._replace(private={"head": other.private["head"] + 1, "seen": jnp.int32(0)})
-    jax.tree.map(np.testing.assert_array_equal, learner.share(state)[1], learner.share(other)[1])
+    jax.tree.map(np.testing.assert_array_equal, learner.share(state, 0)[1], learner.share(other, 0)[1])
 
 
 def test_an_exchange_leaves_the_private_part_alone() -> None:
@@ -83,8 +83,8 @@ def test_an_exchange_leaves_the_private_part_alone() -> None:
 
 def test_a_merge_during_the_next_round_counts_as_nobodys_local_work() -> None:
     learner = toy("momentum", "float32", beta=0.9, average=0.0)
-    state, own = learner.share(after_steps(learner, 1))
-    partner, _ = learner.decode(learner.share(after_steps(learner, 2))[1])
+    state, own = learner.share(after_steps(learner, 1), 0)
+    partner, _ = learner.decode(learner.share(after_steps(learner, 2), 0)[1])
     state, _ = learner.steps(state, rows(1), 3)
     work = np.array(state.params - state.start)
     state = learner.merge(state, own, partner, 0.5)
@@ -93,7 +93,7 @@ def test_a_merge_during_the_next_round_counts_as_nobodys_local_work() -> None:
 
 def test_a_snapshot_survives_the_steps_that_follow_it() -> None:
     learner = toy()
-    state, own = learner.share(learner.init(1))
+    state, own = learner.share(learner.init(1), 0)
     view = learner.view(state)
     kept = np.array(own["params/values"])
     state, _ = learner.steps(state, rows(1), 5)
@@ -105,17 +105,17 @@ def test_a_snapshot_survives_the_steps_that_follow_it() -> None:
 @pytest.mark.parametrize("codec", ["float32", "bfloat16", "int8"])
 def test_a_payload_that_is_not_finite_is_seen(codec: str) -> None:
     learner = toy("average", codec)
-    assert bool(learner.decode(learner.share(learner.init(1))[1])[1])
+    assert bool(learner.decode(learner.share(learner.init(1), 0)[1])[1])
     for bad in (np.nan, np.inf):
         state = learner.init(1)
         poisoned = state._replace(params=state.params.at[7].set(bad))
-        assert not bool(learner.decode(learner.share(poisoned)[1])[1])
+        assert not bool(learner.decode(learner.share(poisoned, 0)[1])[1])
 
 
 def test_each_snapshot_rounds_anew() -> None:
     learner = toy("average", "int8")
-    state, first = learner.share(learner.init(1))
-    state, second = learner.share(state)
+    state, first = learner.share(learner.init(1), 0)
+    state, second = learner.share(state, 0)
     assert np.any(np.asarray(first["params/values"]) != np.asarray(second["params/values"]))
 
 

@@ -16,7 +16,7 @@ from p2pnode.learning.rules.rule import Payload, Rule, RuleState, pull
 
 N = 40
 ONE, HALF = jnp.ones(1), jnp.full(1, 0.5)
-KEY = jax.random.key(0)
+KEY, TURN = jax.random.key(0), jnp.int32(0)
 
 
 def noise(seed: int, size: float = 1.0) -> jax.Array:
@@ -59,7 +59,7 @@ def noloco(alpha: float, beta: float, gamma: float) -> Rule:
         name="noloco",
         init=lambda params: Slow(params, jnp.zeros_like(params), params),
         local=lambda state, start, end: (state._replace(fast=end), end),
-        share=lambda state, params, key: (state, {"slow": state.slow, "progress": params - state.slow}),
+        share=lambda state, params, key, turn: (state, {"slow": state.slow, "progress": params - state.slow}),
         merge=merge,
         view=lambda state, params: params,
         conserves=False,
@@ -79,7 +79,9 @@ def sparse(keep: int, beta: float) -> Rule:
     def local(state: Feedback, start: jax.Array, end: jax.Array) -> tuple[Feedback, jax.Array]:
         return Feedback(beta * state.error + (end - start), end - start), end
 
-    def share(state: Feedback, params: jax.Array, key: jax.Array) -> tuple[Feedback, Payload]:
+    def share(
+        state: Feedback, params: jax.Array, key: jax.Array, turn: jax.Array
+    ) -> tuple[Feedback, Payload]:
         least = jax.lax.top_k(jnp.abs(state.error), keep)[0][-1]
         return state, {"progress": jnp.where(jnp.abs(state.error) >= least, state.error, 0.0)}
 
@@ -143,7 +145,7 @@ def clipped(partners: int) -> Rule:
 def step(rule: Rule, start: jax.Array, work: jax.Array) -> tuple[RuleState, jax.Array, Payload]:
     """A node's first round up to its snapshot."""
     state, params = rule.local(rule.init(start), start, start + work)
-    state, payload = rule.share(state, params, KEY)
+    state, payload = rule.share(state, params, KEY, TURN)
     return state, params, payload
 
 
@@ -161,7 +163,7 @@ def test_noloco_keeps_momentum_from_round_to_round() -> None:
     state, params = rule.merge(state, params, own, as_partners(own), HALF, ONE)
     np.testing.assert_allclose(params, start + 0.7 * noise(1), atol=1e-6)
     state, params = rule.local(state, params, params)
-    state, own = rule.share(state, params, KEY)
+    state, own = rule.share(state, params, KEY, TURN)
     _, again = rule.merge(state, params, own, as_partners(own), HALF, ONE)
     np.testing.assert_allclose(again - params, 0.35 * noise(1), atol=1e-6)
 

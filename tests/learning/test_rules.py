@@ -29,7 +29,7 @@ def pairs(rule: Rule, rounds: int) -> list[list[np.ndarray]]:
     for r in range(rounds):
         for i in range(2):
             states[i], params[i] = rule.local(states[i], params[i], params[i] + 0.1 * noise(10 * r + i + 2))
-        sent = [rule.share(states[i], params[i], jax.random.key(0))[1] for i in range(2)]
+        sent = [rule.share(states[i], params[i], jax.random.key(0), jnp.int32(0))[1] for i in range(2)]
         for i in range(2):
             partner = {"params": sent[1 - i]["params"][None]}
             states[i], params[i] = rule.merge(states[i], params[i], sent[i], partner, HALF, ONE)
@@ -63,7 +63,7 @@ def test_the_view_forgets_the_start_and_is_a_plain_mean_of_the_first_rounds() ->
 def test_an_absent_partner_moves_nobody_whatever_stands_in_its_place(rule: Rule) -> None:
     params = noise(0)
     state, params = rule.local(rule.init(params), params, params + noise(1))
-    state, own = rule.share(state, params, jax.random.key(0))
+    state, own = rule.share(state, params, jax.random.key(0), jnp.int32(0))
     nobody = {"params": jnp.full((1, N), jnp.nan)}
     after, moved = rule.merge(state, params, own, nobody, HALF, jnp.zeros(1))
     jax.tree.map(np.testing.assert_array_equal, (after, moved), (state, params))
@@ -72,7 +72,7 @@ def test_an_absent_partner_moves_nobody_whatever_stands_in_its_place(rule: Rule)
 @pytest.mark.parametrize("rule", SHIPPED.values(), ids=SHIPPED.keys())
 def test_a_merge_adds_the_same_change_to_parameters_that_have_moved_on(rule: Rule) -> None:
     params = noise(0)
-    state, own = rule.share(rule.init(params), params, jax.random.key(0))
+    state, own = rule.share(rule.init(params), params, jax.random.key(0), jnp.int32(0))
     partner = {"params": noise(1)[None]}
     _, at_once = rule.merge(state, params, own, partner, HALF, ONE)
     _, later = rule.merge(state, params + noise(2), own, partner, HALF, ONE)

@@ -22,7 +22,7 @@ def average() -> Rule:
         name="average",
         init=lambda params: (),
         local=lambda state, start, end: (state, end),
-        share=lambda state, params, key: (state, {"params": params}),
+        share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
         view=lambda state, params: params,
     )

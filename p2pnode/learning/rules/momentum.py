@@ -74,7 +74,7 @@ def momentum(beta: float, average: float) -> Rule:
         name="momentum",
         init=lambda params: Momentum(jnp.zeros_like(params), jnp.zeros_like(params), jnp.float32(0)),
         local=local,
-        share=lambda state, params, key: (state, {"params": params}),
+        share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
         view=view,
     )

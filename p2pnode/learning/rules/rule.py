@@ -4,9 +4,9 @@ A round is H local steps from `start` to `end`, then exchanges. The functions ar
 
     state = init(params)
     each round:     state, params = local(state, start, end)
-    each exchange:  state, payload = share(state, params, key)      what to send, before compression
+    each exchange:  state, payload = share(state, params, key, turn)  what to send, before compression
                     state, params = merge(state, params, own, partners, weights, present)
-    at any time:    view(state, params)                             what to evaluate, serve and save
+    at any time:    view(state, params)                               what to evaluate, serve and save
 
 `own` and `partners` are what was *sent*, decompressed: both ends then see the same two vectors, and
 error feedback sees what the codec lost. `params` may have moved on by local steps since `share`, so
@@ -38,7 +38,8 @@ class Rule:
         name: as in manifests.
         init: `(params) -> state`.
         local: `(state, start, end) -> (state, params)`, after the local steps.
-        share: `(state, params, key) -> (state, payload)`.
+        share: `(state, params, key, turn) -> (state, payload)`. `key` is this node's own; `turn`, i32, is the
+            same at both ends of an exchange and another one later: the initiator's round.
         merge: `(state, params, own, partners[K, ...], weights[K], present[K]) -> (state, params)`.
         view: `(state, params) -> params to evaluate, serve and save`.
         partners: K, how many it takes in one exchange.
@@ -51,7 +52,7 @@ class Rule:
     name: str
     init: Callable[[jax.Array], RuleState]
     local: Callable[[RuleState, jax.Array, jax.Array], tuple[RuleState, jax.Array]]
-    share: Callable[[RuleState, jax.Array, jax.Array], tuple[RuleState, Payload]]
+    share: Callable[[RuleState, jax.Array, jax.Array, jax.Array], tuple[RuleState, Payload]]
     merge: Callable[
         [RuleState, jax.Array, Payload, Payload, jax.Array, jax.Array], tuple[RuleState, jax.Array]
     ]
