@@ -11,9 +11,10 @@ import for themselves.
 
 It talks with its owner in lines of JSON over a socket: it is asked to `start` a node, whose own
 socket comes with the request, or to send one a `signal`; it says which process a node `started` as,
-and with which code it `ended`. When the socket closes, however the owner died, every node is killed
-and the folder that was named to `remove` is removed. When this process is killed, the kernel kills
-its nodes.
+and with which code it `ended`. Nodes that it is asked to `plug` into a switch start in networks of
+their own, which it can `connect` in groups; it says what was in the way of a change of the `network`.
+When the socket closes, however the owner died, every node is killed and the folder that was named to
+`remove` is removed. When this process is killed, the kernel kills its nodes.
 """
 
 import ctypes
@@ -27,6 +28,8 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.connection import wait
@@ -34,10 +37,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from p2pnode.errors import UserError
+from p2pnode.switch import Switch
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 MOST = 1 << 16
-"""Bytes read at once from the owner, whose requests have about 30 each."""
+"""Bytes read at once from the owner, whose requests have about 30 each, or 30 for each node."""
+
+
+LATE = ("jaxlib.mlir.dialects.mhlo",)
+"""What JAX imports no sooner than at the first compilation; not its public interface, so it may be gone."""
 
 
 def method(environment: Mapping[str, str]) -> str:
@@ -76,6 +86,7 @@ class ForkServer:
         self._context: Any = multiprocessing.get_context(method)
         self._nodes: dict[str, BaseProcess] = {}
         self._folder: Path | None = None
+        self._switch: Switch | None = None
         self._requests = b""
         self._sockets: deque[int] = deque()
 
@@ -109,20 +120,36 @@ class ForkServer:
                     self._signal(name, number)
                 case {"remove": folder}:
                     self._folder = Path(folder)
+                case {"plug": addresses}:
+                    self._change_network(partial(self._plug, addresses))
+                case {"connect": groups} if self._switch is not None:
+                    self._change_network(partial(self._switch.connect, groups))
         return bool(content)
 
     def _start(self, name: str, channel: socket.socket) -> None:
         forks = self._method == "fork"
         if forks:
             assert threads() == 1, "a library has started a thread: its locks would never open in a fork"
-        with channel:
-            inherited = (self._owner,) if forks else ()
+        network = nullcontext() if self._switch is None else self._switch.within(name)
+        with channel, network:
+            inherited = [*filter(None, (self._owner, self._switch))] if forks else []
             process = self._context.Process(
                 target=become, args=(self._body, channel, os.getpid(), inherited), name=name
             )
             process.start()
         self._nodes[name] = process
         self._tell({"started": name, "pid": process.pid})
+
+    def _plug(self, addresses: Mapping[str, str]) -> None:
+        self._switch = Switch(addresses)
+
+    def _change_network(self, change: Callable[[], None]) -> None:
+        mistake = ""
+        try:
+            change()
+        except UserError as error:
+            mistake = str(error)
+        self._tell({"network": mistake})
 
     def _signal(self, name: str, number: int) -> None:
         pid = self._nodes[name].pid
@@ -144,7 +171,9 @@ class ForkServer:
             process.join()
 
 
-def become(body: str, channel: socket.socket, parent: int, inherited: Sequence[socket.socket]) -> None:
+def become(
+    body: str, channel: socket.socket, parent: int, inherited: Sequence[socket.socket | Switch]
+) -> None:
     """What a new process does: be a node, and nothing of the server."""
     for one in inherited:
         one.close()
@@ -162,6 +191,14 @@ def load(body: str) -> Callable[[socket.socket], None]:
     return function
 
 
+def prepare(body: str) -> None:
+    """Import what nodes need, also what they would import later on."""
+    load(body)
+    for name in LATE:
+        with suppress(ModuleNotFoundError):
+            import_module(name)
+
+
 def threads() -> int:
     """How many this process has, Python's or not."""
     return len(list(Path("/proc/self/task").iterdir()))
@@ -176,7 +213,7 @@ def main(body: str, method: str, descriptor: str) -> None:
 def serve(owner: socket.socket, body: str, method: str) -> None:
     """Import what nodes need, then serve."""
     if method == "fork":
-        load(body)
+        prepare(body)
         gc.collect()
         gc.freeze()  # a collection in a node would write to every shared page
     ForkServer(owner, body, method).serve()

@@ -1,21 +1,22 @@
 """Clusters on this machine: whole processes, steered and watched, and nothing left of them."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 
 import numpy as np
 import pytest
 import trio
 
-from p2pnode import forkserver
 from p2pnode.cli.demo import make_manifest
 from p2pnode.cluster import LocalCluster, LocalNode, NodeEnded
 from p2pnode.config import Config, Start
@@ -109,22 +110,6 @@ async def test_an_exception_in_the_block_leaves_as_it_came_and_nothing_behind(te
     with pytest.raises(KeyError, match="mine"):
         await fail()
     check_nothing_left(list(cluster), addresses, temporary)
-
-
-def test_the_fork_server_has_one_thread_and_has_touched_no_device() -> None:
-    program = """
-import json, sys
-from p2pnode import forkserver
-from p2pnode.cluster.launcher import BODY
-forkserver.load(BODY)
-import jax._src.xla_bridge as bridge
-print(json.dumps([forkserver.threads(), bridge.backends_are_initialized(), "libp2p" in sys.modules]))
-"""
-    environment = forkserver.environment(os.environ) | {"PYTHONPATH": str(ROOT)}
-    output = subprocess.run(
-        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    assert json.loads(output) == [1, False, True]
 
 
 @pytest.mark.parametrize(
@@ -249,13 +234,12 @@ with LocalCluster(sys.argv[1], nodes=2).sync(live=False) as cluster:
     trio.run(gone, lambda: any(map(alive, pids)) or entries(temporary))
 
 
-@pytest.mark.slow
-def test_the_script_in_the_docs_runs(tmp_path: Path, temporary: Path) -> None:
-    script = (ROOT / "docs" / "CLUSTERS.md").read_text().partition("```python\n")[2].partition("```")[0]
-    write_manifest(tmp_path / "digits.toml", manifest(400))
+def run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What came of a script that finds `digits.toml`."""
+    write_manifest(folder / "digits.toml", manifest(400))
     done = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -263,12 +247,36 @@ def test_the_script_in_the_docs_runs(tmp_path: Path, temporary: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def in_the_docs(beginning: str) -> str:
+    """The example of docs/CLUSTERS.md that begins so."""
+    page = (ROOT / "docs" / "CLUSTERS.md").read_text()
+    return beginning + page.partition(f"```python\n{beginning}")[2].partition("```")[0]
+
+
+@pytest.mark.slow
+def test_the_script_in_the_docs_runs(tmp_path: Path, temporary: Path) -> None:
+    done = run_script(in_the_docs("from p2pnode.cluster import LocalCluster, NodeEnded\n"), tmp_path)
     first, ended, *rows = done.stdout.splitlines()
     assert first.startswith("node 4 was killed (SIGKILL)")
     assert first.endswith("not at round 30")
     assert ended == str({f"node {index}": 0 for index in range(1, 5)})
     assert len(rows) == 4
     assert "400/400" in done.stderr  # live progress
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow
+def test_the_script_for_trio_in_the_docs_runs(tmp_path: Path, temporary: Path) -> None:
+    block = in_the_docs('async with LocalCluster("digits.toml", nodes=8) as cluster:\n')
+    body = indent(f"{block}    print(cluster[3].tally.round, len(cluster.running))\n", "    ")
+    imports = "import trio\nfrom p2pnode.cluster import LocalCluster\n"
+    program = f"{imports}async def main():\n{body}trio.run(main)"
+    round, running = map(int, run_script(program, tmp_path).stdout.split())
+    assert round < 400
+    assert running == 8
     assert not list(temporary.iterdir())
 
 
@@ -280,28 +288,49 @@ async def test_sixteen_nodes_meet_learn_and_settle() -> None:
     assert min(node.accuracy for node in cluster) > 0.9
 
 
+SOAK = {"P2PNODE_SOAK_NODES": "4", "P2PNODE_SOAK_SECONDS": "15"}
+ACTIONS = ("kill", "stop", "restart", "pause", "resume")
+
+
 @pytest.mark.slow
 async def test_what_is_known_is_right_after_random_kills_pauses_and_restarts(temporary: Path) -> None:
-    random, began = np.random.default_rng(0), time.monotonic()
-    config = Config(start=Start(1, 5.0))
-    async with LocalCluster(manifest(), nodes=4, config=config) as cluster:
-        while time.monotonic() - began < 15:
-            node = cluster[int(random.integers(4))]
-            match random.choice(["kill", "stop", "restart", "pause", "resume"]):
-                case "kill":
-                    await node.kill()
-                case "stop":
-                    await node.stop()
-                case "restart":
-                    await node.restart()
-                case "pause" if node.running:
-                    await node.pause()
-                case "resume" if node.running:
-                    await node.resume()
+    """With `-s` it says how many. Longer than two minutes it needs `-o faulthandler_timeout=…` too."""
+    nodes, seconds = (int(os.environ.get(name, usual)) for name, usual in SOAK.items())
+    random, began, done = np.random.default_rng(0), time.monotonic(), Counter[str]()
+    descriptors = entries("/proc/self/fd")
+    async with LocalCluster(manifest(), nodes=nodes, config=Config(start=Start(1, 5.0))) as cluster:
+        while time.monotonic() - began < seconds:
+            node, action = cluster[int(random.integers(nodes))], str(random.choice(ACTIONS))
+            if node.running or action == "restart":
+                await getattr(node, action)()
+                done[action] += 1
             assert [one.running for one in cluster] == [alive(one.pid or 0) for one in cluster]
         for node in cluster:
             await node.restart()
         await cluster.wait_for(round=1, timeout=PATIENCE)
         assert all(node.tally.peer == node.peer for node in cluster)
-        nodes, addresses = list(cluster), [node.addresses[0] for node in cluster]
-    check_nothing_left(nodes, addresses, temporary)
+        assert len(processes(temporary)) == nodes + 1  # one starts the others
+        addresses = [node.addresses[0] for node in cluster]
+    check_nothing_left(list(cluster), addresses, temporary)
+    left = processes(temporary), unix_sockets(temporary), entries("/proc/self/fd") - descriptors
+    starts = len(cluster.events(NodeReady))
+    print(f"\n{nodes} nodes, {seconds} s: {dict(done)}, {starts} starts, left: {left}")  # noqa: T201
+    assert left == ([], [], 0)
+
+
+def processes(temporary: Path) -> list[int]:
+    """Those that were started with this folder for temporary files, whoever their parent is now."""
+
+    def environment(process: Path) -> bytes:
+        with suppress(OSError):  # it has ended, or is not ours
+            return (process / "environ").read_bytes()
+        return b""
+
+    setting = f"TMPDIR={temporary}".encode()
+    all_there = (path for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [int(path.name) for path in all_there if setting in environment(path).split(b"\0")]
+
+
+def unix_sockets(temporary: Path) -> list[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return [line for line in lines if str(temporary) in line]

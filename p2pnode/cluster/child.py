@@ -11,8 +11,9 @@ import socket
 
 import trio
 
-from p2pnode.cluster.node import Assignment
+from p2pnode.cluster.assignment import Assignment
 from p2pnode.errors import UserError, leaves
+from p2pnode.learning import own
 from p2pnode.node import Invitation, Rows
 from p2pnode.observe.stream import Subscriber, to_json
 from p2pnode.session import rows_of, take_part
@@ -43,7 +44,8 @@ def live(assignment: Assignment, tell: Subscriber) -> None:
     """From the data directory to the exit."""
     manifest = assignment.manifest
     with DataDirectory.open(assignment.folder) as directory:
-        invitation = Invitation(manifest.swarm_id, manifest)
+        task = own.run(assignment.file) if assignment.file else None
+        invitation = Invitation(manifest.swarm_id, manifest, task)
         data = assignment.data
         rows = (lambda _manifest, _task: data) if isinstance(data, Rows) else rows_of(data)
         trio.run(take_part, directory, invitation, rows, assignment.config, (tell,))

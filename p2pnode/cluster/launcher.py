@@ -1,13 +1,14 @@
 """The owner's end of the fork server: processes are asked for here, and their ends heard of."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,6 +16,7 @@ from typing import NamedTuple, Protocol
 import trio
 
 from p2pnode import forkserver
+from p2pnode.errors import UserError
 
 BODY = "p2pnode.cluster.child:run"
 
@@ -36,6 +38,8 @@ class Launcher:
         self._server = server
         self._children: dict[str, Child] = {}
         self._asking = trio.Lock()
+        self._changing = trio.Lock()
+        self._told, self._changes = trio.open_memory_channel[str](math.inf)
         self._closing = False
 
     async def start(self, name: str, child: Child, channel: socket.socket) -> None:
@@ -51,6 +55,28 @@ class Launcher:
         if name in self._children:
             async with self._asking:
                 await self._server.send_all(_line({"node": name, "signal": number}))
+
+    async def plug(self, addresses: Mapping[str, str]) -> None:
+        """Have the processes that will have these names started in networks of their own, joined by a switch.
+
+        Raises:
+            UserError: that is not possible on this system.
+        """
+        await self._change_network({"plug": addresses})
+
+    async def connect(self, groups: Sequence[Sequence[str]]) -> None:
+        """Let those of each group reach each other and nobody else, once they are plugged in."""
+        await self._change_network({"connect": groups})
+
+    async def _change_network(self, request: Mapping[str, object]) -> None:
+        with trio.CancelScope(shield=True):  # a matter of milliseconds, and no answer is left for the next
+            async with self._changing:
+                async with self._asking:
+                    await self._server.send_all(_line(request))
+                async for mistake in self._changes:
+                    if mistake:
+                        raise UserError(mistake)
+                    return
 
     async def close(self) -> None:
         """Let the server end; it kills what still runs."""
@@ -71,6 +97,9 @@ class Launcher:
                         self._children[name].started(pid)
                     case {"ended": name, "code": code}:
                         self._children.pop(name).ended(code)
+                    case {"network": mistake}:
+                        self._told.send_nowait(mistake)
+        self._told.close()
         for child in self._children.values():
             child.ended(-signal.SIGKILL)
         self._children.clear()

@@ -9,9 +9,11 @@ The nodes are whole ones: libp2p on loopback, a data directory each. All but the
 the first one is (its port is held for it, so that all can start at once), and find the others through
 the DHT and through each other. Nothing outlives the block, nor this process: no node, no socket, and
 no temporary folder.
+
+Separate nodes have a network each, as machines have, joined by a virtual switch: see `p2pnode.switch`.
+The network can then be parted, and healed.
 """
 
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
@@ -19,23 +21,25 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
+from p2pnode import switch
+from p2pnode.cluster.assignment import Assignment, Source, file_of, sources, usual
 from p2pnode.cluster.goal import Changes, Goal, arrive
 from p2pnode.cluster.launcher import Server, launcher, prepared
-from p2pnode.cluster.node import Assignment, LocalNode, Source, Watch
+from p2pnode.cluster.node import LocalNode, Watch
 from p2pnode.cluster.sync import SyncCluster
-from p2pnode.config import Config, Membership, Start
+from p2pnode.cluster.wiring import cut, entry, listening
+from p2pnode.config import Config
 from p2pnode.errors import UserError
 from p2pnode.events import Event, NodeReady, RoundFinished
-from p2pnode.identity.keys import load_or_create_key
 from p2pnode.identity.manifest import Manifest, load_manifest
-from p2pnode.learning.data import Shard
 from p2pnode.observe.stream import Stamped
 
-NODES = 4
+if TYPE_CHECKING:  # it brings JAX, which only nodes need
+    from p2pnode.learning.own import Own
 
 HINTS = 3
 """Running nodes whose addresses a restarted one is told: one of them may end in that moment."""
@@ -55,7 +59,10 @@ class LocalCluster:
             exist.  [default: a temporary one, removed in the end]
         config: of every node, or one for each. Where they listen is the cluster's choice, and peers
             are added.  [default: training begins when all have met]
-        server: a fork server of `launcher.prepared`, spent by this cluster.  [default: one is started]
+        separate: give each node a network of its own, for `partition`. On Linux, to root or where
+            user namespaces are allowed; entering raises UserError elsewhere. Nobody else reaches them.
+        task: where the manifest's task is in a file, `mymodel.py:task` or what `learning.own.run` made
+            of it. Every node runs the file: who names it here has agreed to that.
 
     Raises:
         UserError: what is asked for does not fit together.
@@ -69,9 +76,11 @@ class LocalCluster:
         uneven: float | None = None,
         folder: Path | None = None,
         config: Config | Sequence[Config] | None = None,
-        server: Server | None = None,
+        separate: bool = False,
+        task: "Own | Path | str | None" = None,
     ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+        self._file = None if task is None else file_of(task, self.manifest)
         self._sources = sources(nodes, data, uneven)
         count = len(self._sources)
         config = usual(count, self.manifest) if config is None else config
@@ -79,19 +88,23 @@ class LocalCluster:
         if len(self._configs) != count:
             raise UserError(f"{len(self._configs)} configs for {count} nodes: give one, or one for each")
         self._folder = folder
-        self._server = server
+        self._server: Server | None = None
+        self._separate = separate
+        self._parts = cut([], count)
         self._watchers: list[Watch] = []
         self._changes = Changes()
         self._nodes: list[LocalNode] = []
         self._entry = ""
         self._block: AbstractAsyncContextManager[None] = self._run()
 
-    def sync(self, live: bool = True) -> SyncCluster:
+    def sync(self, live: bool = True, server: Server | None = None) -> SyncCluster:
         """The same for scripts and notebooks without an event loop: `with LocalCluster(…).sync() as cluster`.
 
         Args:
             live: show on stderr what the nodes do.
+            server: a fork server of `launcher.forked`, spent by this cluster.  [default: one is started]
         """
+        self._server = server
         return SyncCluster(self, live)
 
     def subscribe(self, watch: Watch) -> None:
@@ -101,7 +114,7 @@ class LocalCluster:
     async def __aenter__(self) -> Self:
         await self._block.__aenter__()
         try:
-            await self.wait_for(event=NodeReady)
+            await self._start()
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -155,6 +168,29 @@ class LocalCluster:
         awaited = self._nodes if nodes is None else list(nodes)
         await arrive(awaited, Goal(round, accuracy, event), self._changes, timeout)
 
+    async def partition(self, *groups: Iterable[int]) -> None:
+        """Part the network: nodes reach those of their own group only, as when a cable is pulled.
+
+        Nothing is refused or reset. What is sent to the others is lost without a word, and connections
+        with them hang until a node gives up on them. A node that is restarted stays in its group.
+        The next call replaces this one's groups.
+
+        Args:
+            groups: indices of nodes; those that no group names are one more.
+
+        Raises:
+            UserError: the nodes are not `separate`, or an index is of no node, or there twice.
+        """
+        if not self._separate:
+            raise UserError("all nodes share one network: make the cluster with separate=True to part it")
+        parts = cut(groups, len(self))
+        await self._launcher.connect([[self._nodes[index].name for index in part] for part in parts])
+        self._parts = parts
+
+    async def heal(self) -> None:
+        """Let all nodes reach each other again after a `partition`."""
+        await self.partition()
+
     async def wait_end(self) -> dict[str, int]:
         """Wait until no node runs; their exit codes by name, 0 for a good end."""
         await self._changes.until(lambda: not self.running)
@@ -178,24 +214,31 @@ class LocalCluster:
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
         ready = prepared() if self._server is None else nullcontext(self._server)
-        with ready as server, place(self._folder) as folder, reserved_port() as port:
+        places = listening(len(self), self._separate)
+        with ready as server, place(self._folder) as folder, places as listen:
             temporary = None if self._folder else folder
-            async with trio.open_nursery() as nursery, launcher(server, temporary) as opened:
-                nursery.start_soon(opened.listen)
-                for index in range(len(self._sources)):
+            async with trio.open_nursery() as nursery, launcher(server, temporary) as self._launcher:
+                nursery.start_soon(self._launcher.listen)
+                for index in range(len(self)):
                     name, data_dir = f"node {index + 1}", folder / f"node-{index + 1}"
-                    assign = partial(self._assign, index, data_dir, port)
+                    assign = partial(self._assign, index, data_dir, listen[index])
                     self._nodes.append(
-                        LocalNode(name, data_dir, assign, opened, nursery, self._changes, self._tell)
+                        LocalNode(name, data_dir, assign, self._launcher, nursery, self._changes, self._tell)
                     )
-                self._entry = entry(self._nodes[0].data_dir, port)
+                self._entry = entry(self._nodes[0].data_dir, listen[0])
                 try:
-                    for node in self._nodes:
-                        await node.start()
                     yield
                 finally:
                     with trio.CancelScope(shield=True):
                         await self._stop()
+
+    async def _start(self) -> None:
+        if self._separate:
+            addresses = {node.name: switch.address(index) for index, node in enumerate(self)}
+            await self._launcher.plug(addresses)
+        for node in self._nodes:
+            await node.start()
+        await self.wait_for(event=NodeReady)
 
     def _tell(self, name: str, stamped: Stamped) -> None:
         for watch in self._watchers:
@@ -206,51 +249,17 @@ class LocalCluster:
             for node in self._nodes:
                 nursery.start_soon(node.stop)
 
-    def _assign(self, index: int, data_dir: Path, port: int) -> Assignment:
+    def _assign(self, index: int, data_dir: Path, listen: str) -> Assignment:
         """What a node is told when it starts for the first time, or again."""
-        config, node = self._configs[index], self._nodes[index]
-        listen, known, start = "/ip4/127.0.0.1/tcp/0", [self._entry], config.start
-        if index == 0:
-            listen, known = f"/ip4/127.0.0.1/tcp/{port}", []
-        if node.events():  # the first one may be gone by now, and not all may be there to be waited for
-            running = [address for other in self.running if other is not node for address in other.addresses]
+        config = self._configs[index]
+        known, start = [self._entry] if index else [], config.start
+        if self._nodes[index].events():  # the first may be gone by now, and not all there to be waited for
+            [part] = [part for part in self._parts if index in part]
+            others = [self._nodes[other] for other in part if other != index]
+            running = [address for other in others if other.running for address in other.addresses]
             known, start = running[:HINTS], replace(start, peers=min(start.peers, 1, len(running)))
         config = replace(config, listen=(listen,), peers=(*known, *config.peers), mdns=False, start=start)
-        return Assignment(data_dir, self.manifest, config, self._sources[index])
-
-
-def sources(nodes: int | None, data: Sequence[Source] | None, uneven: float | None) -> list[Source]:
-    """Where each node's rows come from.
-
-    Raises:
-        UserError: there are not as many as nodes, or rows of one's own are to be dealt out.
-    """
-    if data is None:
-        count = NODES if nodes is None else nodes
-        if count < 1:
-            raise UserError(f"{count} nodes: at least one is needed")
-        return [Shard(index, count, uneven) for index in range(count)]
-    if uneven is not None:
-        raise UserError("uneven deals out the task's own data: leave it away with data of your own")
-    if not data or len(data) != (nodes or len(data)):
-        raise UserError(f"data for {len(data)} nodes, not {nodes or 'one'}: give a file or rows for each")
-    return list(data)
-
-
-def usual(count: int, manifest: Manifest) -> Config:
-    """A node's choices when nobody says otherwise.
-
-    Everybody greets everybody, which costs the square of their number: with 50 nodes on two cores most
-    of the time, if it were as often as on a real network. Who dies is noticed by the next exchange.
-    """
-    start = Start(peers=min(count - 1, manifest.bounds.peers))
-    return Config(start=start, membership=Membership(interval=max(Membership.interval, count / 2)))
-
-
-def entry(data_dir: Path, port: int) -> str:
-    """Where the first node will be reached: its key is made beforehand."""
-    data_dir.mkdir(mode=0o700, exist_ok=True)
-    return f"/ip4/127.0.0.1/tcp/{port}/p2p/{load_or_create_key(data_dir / 'identity.key').peer}"
+        return Assignment(data_dir, self.manifest, config, self._sources[index], self._file)
 
 
 @contextmanager
@@ -269,18 +278,6 @@ def place(folder: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot keep data in {folder} ({error.strerror}): choose another folder") from error
     yield folder.resolve()
-
-
-@contextmanager
-def reserved_port() -> Iterator[int]:
-    """A free TCP port on loopback that nobody else is given while the block runs.
-
-    It stays bound, not listening, so that a child may listen there because both allow it (SO_REUSEADDR).
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield int(holder.getsockname()[1])
 
 
 def cancelled(error: BaseException | None) -> bool:

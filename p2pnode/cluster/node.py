@@ -9,45 +9,25 @@ import pickle
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
 
 import trio
 
+from p2pnode.cluster.assignment import Assignment
 from p2pnode.cluster.goal import Changes, Goal, accuracy, arrive
 from p2pnode.cluster.launcher import Launcher, lines
-from p2pnode.config import Config
 from p2pnode.events import Event, NodeReady
-from p2pnode.identity.manifest import Manifest
-from p2pnode.learning.data import Shard
 from p2pnode.observe.control import ask
 from p2pnode.observe.stream import Stamped, from_json
 from p2pnode.observe.tally import Tally
 from p2pnode.ports import PeerId
-
-if TYPE_CHECKING:  # it brings JAX, which only nodes need
-    from p2pnode.node import Rows
-
-Source = Union[Path, Shard, "Rows"]
-"""Where a node's rows come from: a file, a share of the task's own data, or the rows themselves."""
 
 Watch = Callable[[str, Stamped], None]
 """Is told every event of every node, with the node's name."""
 
 GRACE = 15.0
 """Seconds that a node has for a good end: its goodbyes may take ten."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a node is told when it starts."""
-
-    folder: Path
-    manifest: Manifest
-    config: Config
-    data: Source
 
 
 class LocalNode:

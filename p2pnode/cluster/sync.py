@@ -204,6 +204,12 @@ class SyncCluster:
 
         self._loop.call(wait)
 
+    def partition(self, *groups: Iterable[int]) -> None:
+        self._loop.call(self._cluster.partition, *groups)
+
+    def heal(self) -> None:
+        self._loop.call(self._cluster.heal)
+
     def wait_end(self) -> dict[str, int]:
         return self._loop.call(self._cluster.wait_end)
 
