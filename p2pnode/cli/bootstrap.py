@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pnode.cli.options import dialable, speaking
+from p2pnode.cli import options
+from p2pnode.cli.groups import speaking
 from p2pnode.machine import allow_files, end_at_once
 
 if TYPE_CHECKING:
@@ -19,28 +20,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--listen",
-    metavar="ADDRESS",
-    multiple=True,
-    default=["/ip4/0.0.0.0/tcp/4001"],
-    show_default=True,
-    help="Multiaddr. Repeatable.",
+@options.addresses(
+    "--listen", default=["/ip4/0.0.0.0/tcp/4001"], show_default=True, about="Multiaddr. Repeatable."
 )
-@click.option(
+@options.addresses(
     "--peer",
     "peers",
-    metavar="ADDRESS",
-    multiple=True,
-    callback=dialable,
-    help="Full address of another bootstrap node. Repeatable.  [default: none]",
+    callback=options.dialable,
+    about="Full address of another bootstrap node. Repeatable.  [default: none]",
 )
-@click.option(
-    "--data-dir",
-    metavar="DIRECTORY",
-    type=click.Path(path_type=Path),
-    help="Where it keeps its key.  [default: by system]",
-)
+@options.data_dir("Where it keeps its key.  [default: by system]")
 @speaking
 def bootstrap(listen: tuple[str, ...], peers: tuple[str, ...], data_dir: Path | None, voice: "Voice") -> None:
     """Help nodes of any swarm to find each other, until interrupted. Prints its addresses first."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from p2pnode.cli.join import MOST_UNEVEN
-from p2pnode.cli.options import at_least
+from p2pnode.cli import options
+from p2pnode.cli.own import agreed
 
 
 @click.command()
@@ -18,32 +18,28 @@ from p2pnode.cli.options import at_least
     type=click.IntRange(1),
     help="How many.  [default: 4, or one for each --data]",
 )
-@click.option(
-    "--uneven",
-    metavar="ALPHA",
-    type=float,
-    callback=at_least(MOST_UNEVEN),
-    help="Deal labels unevenly; 0.3 is very, 100 hardly.  [default: evenly]",
-)
-@click.option(
+@options.uneven("Deal labels unevenly")
+@options.path(
     "--data",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
     multiple=True,
-    help="A node's rows, once for each node, instead of shares of the task's own data.  [default: none]",
+    about="A node's rows, once for each node, instead of shares of the task's own data.  [default: none]",
 )
-@click.option(
+@options.own_task(
+    "Where the swarm's task is in a file, e.g. mymodel.py:task.  [default: none, for tasks that are built in]"
+)
+@options.path(
     "--folder",
     metavar="DIRECTORY",
-    type=click.Path(path_type=Path),
-    help="Keep the nodes' files here, and go on from them.  [default: a temporary folder]",
+    about="Keep the nodes' files here, and go on from them.  [default: a temporary folder]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@options.as_json("Print one JSON object at the end.")
 def cluster(
     manifest: Path,
     nodes: int | None,
     uneven: float | None,
     data: tuple[Path, ...],
+    task: str | None,
+    yes: bool,
     folder: Path | None,
     as_json: bool,
 ) -> None:
@@ -51,8 +47,11 @@ def cluster(
     from p2pnode.cli.unwind import unwinding
     from p2pnode.cli.watch import Watch
     from p2pnode.cluster import LocalCluster
+    from p2pnode.identity.manifest import load_manifest
 
-    swarm = LocalCluster(manifest, nodes, data or None, uneven, folder)
+    agreement = load_manifest(manifest)
+    own = None if task is None else agreed(task, agreement, None, yes)
+    swarm = LocalCluster(agreement, nodes, data or None, uneven, folder, task=own)
     watch = Watch(len(swarm))
     swarm.subscribe(watch)
     with unwinding(), swarm.sync() as running:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pnode.cli.join import SCHEME
+from p2pnode.cli import options
+from p2pnode.cli.named import named
 from p2pnode.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,13 +48,10 @@ def _steering(command: Callable[[Path, bool], None]) -> click.Command:
 
     @click.command(command.__name__, epilog=EPILOG)
     @click.argument("swarm", required=False)
-    @click.option(
-        "--data-dir",
-        metavar="DIRECTORY",
-        type=click.Path(path_type=Path),
-        help="Where the node keeps its files.  [default: by SWARM, or that of the only node that runs]",
+    @options.data_dir(
+        "Where the node keeps its files.  [default: by SWARM, or that of the only node that runs]"
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @options.as_json("Print JSON.")
     @wraps(command)
     def steer(swarm: str | None, data_dir: Path | None, as_json: bool) -> None:
         command(_which(swarm, data_dir), as_json)
@@ -84,14 +82,9 @@ def _which(swarm: str | None, data_dir: Path | None) -> Path:
 
 def _swarm_id(swarm: str) -> str:
     """Of a link, an id or its first digits, or the file of a manifest."""
-    from p2pnode.identity.link import parse_link
-    from p2pnode.identity.manifest import load_manifest
-
-    if SCHEME.match(swarm):
-        return parse_link(swarm).swarm_id
     if _SWARM_ID.fullmatch(swarm) and not Path(swarm).exists():
         return swarm
-    return load_manifest(Path(swarm)).swarm_id
+    return named(swarm).swarm_id
 
 
 @_steering

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from p2pnode.cli import options
 from p2pnode.cli.checks import MACHINE, Check, Finding, Plan, Verdict
-from p2pnode.cli.join import SCHEME
-from p2pnode.cli.options import dialable
+from p2pnode.cli.named import Named, named
 from p2pnode.cli.reach import NETWORK
 
 if TYPE_CHECKING:
@@ -23,28 +23,18 @@ _STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 @click.command()
 @click.argument("swarm", required=False)
-@click.option(
+@options.addresses(
     "--peer",
     "peers",
-    metavar="ADDRESS",
-    multiple=True,
-    callback=dialable,
-    help="Full address of a bootstrap node or member to try. Repeatable.  [default: those of SWARM]",
+    callback=options.dialable,
+    about="Full address of a bootstrap node or member to try. Repeatable.  [default: those of SWARM]",
 )
-@click.option(
-    "--listen",
-    metavar="ADDRESS",
-    multiple=True,
-    help="Multiaddr that a node would listen on. Repeatable.  [default: any free port]",
+@options.addresses(
+    "--listen", about="Multiaddr that a node would listen on. Repeatable.  [default: any free port]"
 )
-@click.option(
-    "--data-dir",
-    metavar="DIRECTORY",
-    type=click.Path(path_type=Path),
-    help="Where a node would keep its files.  [default: by swarm]",
-)
-@click.option("--no-color", is_flag=True, help="No colours; so does NO_COLOR in the environment.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@options.data_dir("Where a node would keep its files.  [default: by swarm]")
+@options.no_color
+@options.as_json("Print one JSON object instead of a table.")
 def doctor(
     swarm: str | None,
     peers: tuple[str, ...],
@@ -78,19 +68,11 @@ def make_plan(
         UserError: there is no such manifest, or it is none.
     """
     from p2pnode.config import Config
-    from p2pnode.identity.link import parse_link
-    from p2pnode.identity.manifest import load_manifest
     from p2pnode.storage.directory import default_data_dir
 
-    manifest, name, known = None, "node", tuple[str, ...]()
-    if swarm is not None and SCHEME.match(swarm):
-        link = parse_link(swarm)
-        name, known = link.swarm_id[:12], link.peers
-    elif swarm is not None:
-        manifest = load_manifest(Path(swarm))
-        name, known = manifest.swarm_id[:12], manifest.hints.addresses
+    swarm_id, manifest, known = Named("node", None, ()) if swarm is None else named(swarm)
     addresses = tuple(dict.fromkeys([*peers, *known]))
-    return Plan(manifest, listen or Config.listen, addresses, data_dir or default_data_dir(name))
+    return Plan(manifest, listen or Config.listen, addresses, data_dir or default_data_dir(swarm_id[:12]))
 
 
 def table(findings: Iterable[Finding]) -> "Table":

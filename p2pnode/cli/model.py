@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pnode.cli import options
 from p2pnode.cli.own import agreed
 from p2pnode.errors import UserError
 
@@ -15,42 +16,26 @@ if TYPE_CHECKING:
     from p2pnode.model import Trained
 
 _MODEL = click.argument("model", type=click.Path(path_type=Path))
-_ANY_UNITS = click.option(
-    "--any-units", is_flag=True, help="Take a table whose numbers are of another size than the swarm's."
+_OWN_TASK = options.own_task(
+    "Where the swarm's task is in a file: your copy of that.  [default: none, if it is built in]"
 )
-
-
-def _of_own(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options for a model whose task is in a file."""
-    command = click.option("--yes", is_flag=True, help="Run the code in the task's file without asking.")(
-        command
-    )
-    return click.option(
-        "--task",
-        metavar="TASK",
-        help="Where the swarm's task is in a file: your copy of that.  [default: none, if it is built in]",
-    )(command)
 
 
 @click.command()
 @_MODEL
-@click.option(
+@options.path(
     "--input",
     "source",
-    metavar="FILE",
     required=True,
-    type=click.Path(path_type=Path),
-    help="A table with the columns that the swarm uses: .csv, .npz or .parquet.",
+    about="A table with the columns that the swarm uses: .csv, .npz or .parquet.",
 )
-@click.option(
+@options.path(
     "--output",
-    metavar="FILE",
     required=True,
-    type=click.Path(path_type=Path),
-    help="The CSV file to write: the same columns, then the predicted class and its probability.",
+    about="The CSV file to write: the same columns, then the predicted class and its probability.",
 )
-@_ANY_UNITS
-@_of_own
+@options.any_units
+@_OWN_TASK
 def predict(model: Path, source: Path, output: Path, any_units: bool, task: str | None, yes: bool) -> None:
     """Predict a class for each row of a table with MODEL: a node's data directory, or an exported file."""
     from rich.progress import Progress
@@ -81,16 +66,10 @@ def predict(model: Path, source: Path, output: Path, any_units: bool, task: str 
 
 @click.command()
 @_MODEL
-@click.option(
-    "--data",
-    metavar="FILE",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Rows with labels, in the form in which nodes take them.",
-)
-@_ANY_UNITS
-@_of_own
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.path("--data", required=True, about="Rows with labels, in the form in which nodes take them.")
+@options.any_units
+@_OWN_TASK
+@options.as_json("Print one JSON object.")
 def evaluate(model: Path, data: Path, any_units: bool, task: str | None, yes: bool, as_json: bool) -> None:
     """Measure MODEL, a node's data directory or an exported file, on rows with labels."""
     from p2pnode.learning.rows import rows_in
@@ -112,7 +91,7 @@ def evaluate(model: Path, data: Path, any_units: bool, task: str | None, yes: bo
 @click.command()
 @_MODEL
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@_of_own
+@_OWN_TASK
 def export(model: Path, out: Path, task: str | None, yes: bool) -> None:
     """Write MODEL, a node's data directory, to OUT.safetensors, with a card beside it, OUT.md."""
     from p2pnode.cli.card import card
@@ -130,19 +109,10 @@ def export(model: Path, out: Path, task: str | None, yes: bool) -> None:
 
 
 def _loaded(path: Path, task: str | None, yes: bool) -> "Trained":
-    import platformdirs
-
     from p2pnode.model import load
 
-    folder = path if path.is_dir() else platformdirs.user_data_path("p2pnode", appauthor=False)
-
-    def bring(manifest: Any) -> Any:
-        if task is None:
-            return None
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return agreed(task, manifest, folder / "accepted", yes)
-
-    return load(path, bring)
+    accepted = path / "accepted" if path.is_dir() else None
+    return load(path, lambda manifest: None if task is None else agreed(task, manifest, accepted, yes))
 
 
 def _note(path: Path) -> Callable[[str], None]:

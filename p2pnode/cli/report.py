@@ -13,6 +13,7 @@ from p2pnode.identity.manifest import Manifest
 from p2pnode.learning import registry
 from p2pnode.learning.baselines import train_alone
 from p2pnode.learning.data import Shard
+from p2pnode.learning.own import Own
 from p2pnode.node import Rows
 from p2pnode.session import rows_of
 
@@ -60,9 +61,9 @@ class Report:
         return drawn
 
 
-def compare(watch: Watch, manifest: Manifest, shards: Sequence[Shard]) -> Report:
-    """Train the baselines on the shards of the nodes that were watched."""
-    learner = registry.build(manifest)
+def compare(watch: Watch, manifest: Manifest, shards: Sequence[Shard], own: Own | None) -> Report:
+    """Train the baselines on the shards of the nodes that were watched. `own`: see `registry.build`."""
+    learner = registry.build(manifest, own)
     rows = [rows_of(shard)(manifest, learner.task) for shard in shards]
     test = {"test": rows[0].probes["test"]}
     pool = rows_of(Shard(0, 1))(manifest, learner.task)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pnode.cli import options
+
 if TYPE_CHECKING:
     from p2pnode.learning.check import Report
     from p2pnode.learning.own import Own
@@ -19,7 +21,7 @@ def task() -> None:
 @task.command()
 @click.argument("file", metavar="FILE[:NAME]")
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of what FILE raises.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.as_json("Print one JSON object.")
 def check(file: str, verbose: bool, as_json: bool) -> None:
     """Say whether a swarm can train the task called NAME ("task" by default) in FILE. Runs the code in it.
 

@@ -1,7 +1,7 @@
-"""Signals for commands that have children."""
+"""What SIGINT and SIGTERM do meanwhile: to a command that has children, or that waits for an answer."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -18,9 +18,16 @@ def unwinding() -> Iterator[None]:
             signal.signal(one, signal.SIG_DFL)
         raise SystemExit(128 + number)  # as a shell would report it
 
-    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    with handled(leave):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> Iterator[None]:
+    """Let `handler` have SIGINT and SIGTERM for this block."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

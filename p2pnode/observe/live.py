@@ -23,6 +23,9 @@ from p2pnode.observe.stream import Stamped
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
+WIDTH = 100
+"""Characters of a line that is written over: more than it has."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -125,7 +128,7 @@ class LiveView:
         if self._live.is_started:
             self._live.stop()
         elif self._rows:
-            self._console.print(summary(list(self._rows.values())), markup=False)
+            self._say()
 
     def update(self, node: str, stamped: Stamped) -> None:
         """Take in an event of the node called `node`."""
@@ -133,7 +136,14 @@ class LiveView:
         self._rows = {**self._rows, node: self._rows.get(node, Row()).update(stamped)}
         if not self._console.is_interactive and abs(stamped.time - self._line_time) >= LINE_EVERY:
             self._line_time = stamped.time
-            self._console.print(summary(list(self._rows.values())), markup=False)
+            self._say()
+
+    def _say(self) -> None:
+        line = summary(list(self._rows.values()))
+        if self._console.is_jupyter:  # a notebook keeps what is printed: there the line is written over
+            self._console.file.write(f"\r{line:{WIDTH}}")
+        else:
+            self._console.print(line, markup=False)
 
 
 def table(rows: dict[str, Row]) -> Table:

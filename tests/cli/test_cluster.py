@@ -1,4 +1,4 @@
-"""`p2pnode cluster`: a whole swarm from the shell."""
+"""`p2pnode cluster`: a whole swarm from the shell; swarms with a task in a file, from a script too."""
 
 import json
 import signal
@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from p2pnode.cli.main import main
-from tests.cli.run import Program
+from p2pnode.cli.manifest import make_manifest
+from p2pnode.cluster import LocalCluster
+from p2pnode.errors import UserError
+from p2pnode.events import Settled
+from p2pnode.identity.manifest import Manifest
+from p2pnode.learning import own
+from tests.cli.run import PATIENCE, Program
+from tests.learning.tasks_in_files import write
 
 Start = Callable[..., Program]
 
@@ -50,6 +57,52 @@ def test_what_the_nodes_cannot_do_is_one_line(start: Start, tmp_path: Path) -> N
     last = cluster.errors.splitlines()[-1]
     assert last.startswith("p2pnode: node ")
     assert "cannot give 24 nodes 20 each: ask for fewer nodes" in last
+
+
+@pytest.mark.slow
+def test_the_nodes_of_a_cluster_run_the_file_that_a_person_agreed_to(start: Start, tmp_path: Path) -> None:
+    file = write(tmp_path)
+    assert start("swarm", "create", tmp_path / "s.toml", "--task", file, "--rounds", 5).code() == 0
+    words = ("cluster", tmp_path / "s.toml", "-n", 2)
+    alone = start(*words, name="alone")
+    assert alone.code() == 2
+    assert "this swarm's task is in a file mymodel.py (sha256 " in alone.errors.splitlines()[-1]
+    unasked = start(*words, "--task", file, name="unasked")
+    assert unasked.code() == 2
+    assert unasked.errors.endswith("look into it, then add --yes\n")
+    cluster = start(*words, "--task", file, "--yes", "--json", name="agreed")
+    assert cluster.code() == 0, cluster.errors
+    assert json.loads(cluster.output)["rounds"] == [5, 5]
+    assert len((tmp_path / "p2pnode" / "accepted").read_text().split()) == 1
+
+
+def of_file(file: str, rounds: int = 5) -> tuple[own.Own, Manifest]:
+    """What is in a task's file, and a swarm for it."""
+    loaded = own.run(own.read(file))
+    return loaded, make_manifest("ours", loaded, {"rounds": rounds, "seed": 0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_script_names_the_file_that_its_nodes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("p2pnode.forkserver.method", lambda _environment: method)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    loaded, manifest = of_file(write(tmp_path))
+    task: own.Own | str = loaded if method == "spawn" else str(loaded.source.path)
+    with LocalCluster(manifest, 2, task=task).sync(live=False) as cluster:
+        cluster.wait_for(event=Settled, timeout=PATIENCE)
+        assert cluster.wait_end() == {"node 1": 0, "node 2": 0}
+    assert {row["round"] for row in cluster.records()} == {1, 2, 3, 4, 5}
+
+
+def test_another_file_is_refused_before_any_node_starts(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    _, manifest = of_file(file)
+    write(tmp_path, "lines", "others")
+    with pytest.raises(UserError, match=", the file of this swarm's task "):
+        LocalCluster(manifest, 2, task=file)
 
 
 def test_a_manifest_that_is_not_there_is_named(

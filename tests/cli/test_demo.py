@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.run import Program
+from tests.learning.tasks_in_files import write
 
 Start = Callable[..., Program]
 
@@ -71,6 +72,24 @@ def test_the_last_line_of_stdout_is_the_report(start: Start) -> None:
     assert report["bytes_sent"] > 0
     assert report["exchanges"].keys() >= {"completed", "declined", "aborted", "unsettled"}
     assert report["exchanges"]["completed"] > 0
+
+
+def test_the_demo_shows_a_task_of_ones_own_too(start: Start, tmp_path: Path) -> None:
+    guess = "jnp.argmax(scores(params, batch.x), axis=1)"
+    loss, accuracy = '"loss": entropy(params, batch)', f'"accuracy": jnp.mean({guess} == batch.y)'
+    task = write(tmp_path, loss, f"{loss}, {accuracy}")
+    demo = start("demo", "--json", "--nodes", 2, "--rounds", 5, "--task", task, "--yes")
+    assert demo.code() == 0, demo.errors
+    report = json.loads(demo.output.splitlines()[-1])
+    assert report["task"] == "lines"
+    assert report["rounds"] == [5, 5]
+    assert 0 < report["accuracy"]["pooled"] <= 1
+
+
+def test_a_task_of_ones_own_without_accuracy_is_not_for_the_demo(start: Start, tmp_path: Path) -> None:
+    demo = start("demo", "--task", write(tmp_path), "--yes")
+    assert demo.code() == 2
+    assert demo.errors.endswith("the demo compares accuracies: let metrics return an `accuracy` too\n")
 
 
 def test_an_interrupted_demo_leaves_nothing_behind(start: Start, temporary: Path) -> None:

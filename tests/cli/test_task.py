@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +22,17 @@ from p2pnode.errors import UserError
 from p2pnode.events import ExchangeCompleted, Settled
 from p2pnode.identity.manifest import load_manifest
 from p2pnode.learning import registry
-from tests.cli.run import LOOPBACK, Program
+from tests.cli.run import LOOPBACK, ROOT, Program
 from tests.learning.tasks_in_files import WHOLE, write
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "digits_cnn.py"
+
+TERMINAL = """
+import os, pty, sys
+code = os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:]))
+sys.exit(code if code >= 0 else 128 - code)  # as a shell would report it
+"""
+"""A program that runs its arguments on a terminal of their own, and types there what it is told."""
 
 WRONG = ("    return entropy(params, batch)\n", "    return 'low'\n")
 
@@ -180,6 +189,33 @@ def test_nothing_runs_without_a_yes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "accepted").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [joining(), ("cluster", "s.toml")], ids=lambda words: words[0])
+def test_ctrl_c_at_the_question_is_an_interrupt(tmp_path: Path, words: tuple[str, ...]) -> None:
+    path = write(tmp_path, "import jax\n", "import os\nos.mkdir('ran')\nimport jax\n")
+    assert invoke("swarm", "create", "s.toml", "--task", path).exit_code == 0
+    (tmp_path / "ran").rmdir()
+    command = [sys.executable, "-m", "p2pnode", *words, "--task", path]
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_DATA_HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as terminal:
+        assert terminal.stdin and terminal.stdout
+        shown = b""
+        while b"continue? [y/N]" not in shown:
+            more = os.read(terminal.stdout.fileno(), 4096)
+            assert more, shown
+            shown += more
+        terminal.stdin.write(b"\x03")
+        terminal.stdin.flush()
+        shown += terminal.stdout.read()
+    assert terminal.returncode == 128 + signal.SIGINT
+    assert b"Traceback" not in shown
+    assert not (tmp_path / "ran").exists()
+
+
 def test_another_file_is_refused_before_it_runs(tmp_path: Path) -> None:
     invoke("swarm", "create", "s.toml", "--task", write(tmp_path))
     path = write(tmp_path, "import jax\n", f"open({str(tmp_path / 'ran')!r}, 'w')\nimport jax\n")
@@ -191,7 +227,7 @@ def test_another_file_is_refused_before_it_runs(tmp_path: Path) -> None:
 def test_without_a_terminal_a_joiner_must_say_yes_in_advance(tmp_path: Path) -> None:
     path = write(tmp_path)
     invoke("swarm", "create", "s.toml", "--task", path)
-    assert mistake(*joining("--task", path)).startswith(f"joining runs the code in {path} (sha256 ")
+    assert mistake(*joining("--task", path)).startswith(f"this runs the code in {path} (sha256 ")
 
 
 def test_a_joiner_of_a_task_that_ships_needs_no_file(tmp_path: Path) -> None:
