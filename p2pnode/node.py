@@ -9,8 +9,7 @@ tests and simulations, over an in-memory network under a virtual clock.
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from random import Random
 
 import trio
@@ -31,59 +30,14 @@ from p2pnode.identity.manifest import Manifest
 from p2pnode.keeping import Keeping
 from p2pnode.learning import memory, registry
 from p2pnode.learning.data import Dataset
-from p2pnode.learning.own import Own
 from p2pnode.learning.task import Task
-from p2pnode.ports import Compute, Discovery, Network, PeerAddress
-from p2pnode.storage.directory import DataDirectory
+from p2pnode.ports import PeerAddress
 from p2pnode.trainer import Trainer
+from p2pnode.world import Invitation, Rows, World
 
 _log = logging.getLogger(__name__)
 
 FIRST_VIEW = 64  # peers in view until the manifest says how many it may be
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A node's data. It never leaves this process.
-
-    Attributes:
-        train: rows to learn from.
-        probes: rows to evaluate on, by name: `holdout`, and `test` where there is a common test set.
-    """
-
-    train: Dataset
-    probes: Mapping[str, Dataset]
-
-
-@dataclass(frozen=True)
-class World:
-    """What a node is given of the world outside.
-
-    Attributes:
-        network: its end of the network, open.
-        discoveries: where to look for peers.
-        compute: where compiled functions run.
-        publish: takes events.
-        directory: where its files are; None keeps nothing.
-    """
-
-    network: Network
-    discoveries: Sequence[Discovery]
-    compute: Compute
-    publish: Callable[[events.Event], None]
-    directory: DataDirectory | None = None
-
-
-@dataclass(frozen=True)
-class Invitation:
-    """Which swarm to join: its id, and the manifest unless a member must be asked for it.
-
-    Where the swarm's task is in a person's file, `own` is that, already run.
-    """
-
-    swarm_id: str
-    manifest: Manifest | None = None
-    own: Own | None = None
 
 
 class Node:

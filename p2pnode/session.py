@@ -31,7 +31,7 @@ from p2pnode.machine import FILES, allow_files, doubt_clock
 from p2pnode.net.dht import DhtDiscovery
 from p2pnode.net.host import open_network
 from p2pnode.net.mdns import MdnsDiscovery
-from p2pnode.node import Invitation, Node, Rows, World
+from p2pnode.node import Node
 from p2pnode.observe.control_server import serve_control
 from p2pnode.observe.journal import Journal
 from p2pnode.observe.stream import EventStream, Subscriber
@@ -40,6 +40,7 @@ from p2pnode.ports import Discovery
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Worker
+from p2pnode.world import Invitation, Rows, World
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import trio
 from p2pnode import events
 from p2pnode.errors import UserError
 from p2pnode.gossip.view import Member, Stage
-from p2pnode.node import Node, World
+from p2pnode.node import Node
 from p2pnode.observe.tally import Tally
+from p2pnode.world import World
 
 
 @dataclass(frozen=True)

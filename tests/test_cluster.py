@@ -25,7 +25,7 @@ from p2pnode.events import NodeReady, Paused, Restored, Resumed, RoundFinished, 
 from p2pnode.identity.manifest import Manifest, TaskSpec, write_manifest
 from p2pnode.learning import registry
 from p2pnode.learning.data import holdout, take
-from p2pnode.node import Rows
+from p2pnode.world import Rows
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0

@@ -45,12 +45,13 @@ from p2pnode.learning.learner import Learner
 from p2pnode.learning.task import Task
 from p2pnode.net.memory import MemoryDiscovery, MemoryFabric, run_deterministic
 from p2pnode.net.memory_link import Link
-from p2pnode.node import Invitation, Node, Rows, World
+from p2pnode.node import Node
 from p2pnode.observe.stream import Stamped
 from p2pnode.observe.tally import Tally
 from p2pnode.ports import PeerId
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
+from p2pnode.world import Invitation, Rows, World
 from tests.gossip.ends import key, manifest, slow
 
 E = TypeVar("E", bound=Event)

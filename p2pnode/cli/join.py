@@ -45,9 +45,9 @@ def join(
     import trio
 
     from p2pnode import session
-    from p2pnode.node import Invitation
     from p2pnode.observe.tally import Tally
     from p2pnode.storage.directory import DataDirectory, default_data_dir
+    from p2pnode.world import Invitation
 
     swarm_id, manifest, known = named(swarm)
     config = replace(config, peers=tuple(dict.fromkeys([*config.peers, *known])))

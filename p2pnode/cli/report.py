@@ -14,8 +14,8 @@ from p2pnode.learning import registry
 from p2pnode.learning.baselines import train_alone
 from p2pnode.learning.data import Shard
 from p2pnode.learning.own import Own
-from p2pnode.node import Rows
 from p2pnode.session import rows_of
+from p2pnode.world import Rows
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from p2pnode.learning.data import Shard
 if TYPE_CHECKING:  # it brings JAX, which only nodes need
     from p2pnode.learning.own import Own
     from p2pnode.learning.own import Source as File
-    from p2pnode.node import Rows
+    from p2pnode.world import Rows
 
 NODES = 4
 

@@ -14,10 +14,10 @@ import trio
 from p2pnode.cluster.assignment import Assignment
 from p2pnode.errors import UserError, leaves
 from p2pnode.learning import own
-from p2pnode.node import Invitation, Rows
 from p2pnode.observe.stream import Subscriber, to_json
 from p2pnode.session import rows_of, take_part
 from p2pnode.storage.directory import DataDirectory
+from p2pnode.world import Invitation, Rows
 
 
 def run(channel: socket.socket) -> None:

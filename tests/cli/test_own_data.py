@@ -22,11 +22,11 @@ from p2pnode.identity.manifest import load_manifest
 from p2pnode.learning import own, registry
 from p2pnode.learning.encode import read_rows
 from p2pnode.learning.table import ROWS
-from p2pnode.node import Rows
 from p2pnode.observe.journal import Journal
 from p2pnode.observe.stream import Stamped
 from p2pnode.session import rows_of
 from p2pnode.storage.directory import DataDirectory
+from p2pnode.world import Rows
 from tests.cli.run import LOOPBACK
 from tests.learning import tasks_in_files
 from tests.learning.tables import Columns, patients, write
