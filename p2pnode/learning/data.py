@@ -41,6 +41,27 @@ class Dataset(NamedTuple):
     y: Any
 
 
+class Part(NamedTuple):
+    """Some rows of a pool that many nodes share, for simulating them all at once.
+
+    Attributes:
+        pool: all rows.
+        rows: i32[most], which are this node's, filled up with anything.
+        count: i32[], how many of them.
+    """
+
+    pool: Dataset
+    rows: Any
+    count: Any
+
+
+def pick(data: Dataset | Part, drawn: Any) -> Dataset:
+    """A batch: the row for each number `drawn`, u32[b], which may be any; bias below rows / 2**32."""
+    if isinstance(data, Part):
+        return take(data.pool, data.rows[(drawn % data.count).astype(np.int32)])
+    return take(data, (drawn % len(data.y)).astype(np.int32))
+
+
 @dataclass(frozen=True)
 class Shard:
     """Part `index` of `nodes` of a task's own data.

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from p2pnode.learning.compress import Codec
-from p2pnode.learning.data import Dataset
+from p2pnode.learning.data import Dataset, Part, pick
 from p2pnode.learning.layout import Layout
 from p2pnode.learning.rules.rule import Payload, Rule
 from p2pnode.learning.state import State
@@ -88,7 +88,7 @@ def _trained(private: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in private.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
 
-def steps(recipe: Recipe, state: State, data: Dataset, count: jax.Array) -> tuple[State, jax.Array]:
+def steps(recipe: Recipe, state: State, data: Dataset | Part, count: jax.Array) -> tuple[State, jax.Array]:
     """`count` local steps and their mean loss, nan for none."""
 
     def body(_: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
@@ -100,10 +100,8 @@ def steps(recipe: Recipe, state: State, data: Dataset, count: jax.Array) -> tupl
     return state, total / jnp.asarray(count, jnp.float32)
 
 
-def _step(recipe: Recipe, state: State, data: Dataset) -> tuple[State, jax.Array]:
-    drawn = jax.random.bits(_key(state, state.step, _BATCH), (recipe.batch_size,)) % len(data.y)
-    rows = drawn.astype(jnp.int32)  # bias below rows / 2**32; randint would take twice as long to compile
-    batch = Dataset(data.x[rows], data.y[rows])
+def _step(recipe: Recipe, state: State, data: Dataset | Part) -> tuple[State, jax.Array]:
+    batch = pick(data, jax.random.bits(_key(state, state.step, _BATCH), (recipe.batch_size,)))
 
     def loss_of(trained: tuple[jax.Array, dict[str, jax.Array]]) -> jax.Array:
         vector, floats = trained
@@ -154,7 +152,14 @@ def merge(recipe: Recipe, state: State, own: Encoded, partner: Payload, weight: 
     sent, _ = decode(recipe, own)
     partners = jax.tree.map(lambda values: values[None], partner)
     weights = jnp.reshape(jnp.asarray(weight, jnp.float32), (1,))
-    rule, params = recipe.rule.merge(state.rule, state.params, sent, partners, weights, jnp.ones(1))
+    return merge_all(recipe, state, sent, partners, weights, jnp.ones(1))
+
+
+def merge_all(
+    recipe: Recipe, state: State, sent: Payload, partners: Payload, weights: jax.Array, present: jax.Array
+) -> State:
+    """What came from K partners at once: see `Rule.merge`. All of it is decoded."""
+    rule, params = recipe.rule.merge(state.rule, state.params, sent, partners, weights, present)
     return state._replace(rule=rule, params=params, start=state.start + (params - state.params))
 
 
