@@ -91,7 +91,12 @@ GENERIC: Mapping[str, Any] = {"optimizer": "adam", "learning_rate": 1e-3, "steps
 
 
 def build(manifest: Manifest, own: Own | None = None) -> Learner:
-    """Everything that a swarm's nodes compute.
+    """Everything that a swarm's nodes compute, compiled: see `recipe`."""
+    return compiled(recipe(manifest, own))
+
+
+def recipe(manifest: Manifest, own: Own | None = None) -> Recipe:
+    """What a swarm's nodes compute.
 
     Args:
         manifest: of the swarm.
@@ -118,7 +123,7 @@ def build(manifest: Manifest, own: Own | None = None) -> Learner:
             f"{manifest.bounds.parameters}: raise bounds.parameters or make the model smaller"
         )
     agreed = (rule.name, rule_options, codec.name, task.name, task_options)
-    return compiled(Recipe(task, layout, rule, codec, optimizer, agreed, training.seed, training.batch_size))
+    return Recipe(task, layout, rule, codec, optimizer, agreed, training.seed, training.batch_size)
 
 
 def defaults(
