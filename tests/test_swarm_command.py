@@ -14,6 +14,8 @@ from p2pnode.identity.link import MOST_PEERS, parse_link
 from p2pnode.identity.manifest import load_manifest
 from p2pnode.learning import registry
 
+SIMULATED = ("choco", "epidemic", "push-sum")
+
 
 def _run(*words: object) -> Result:
     """Run the command; a person's mistake comes out as the `UserError` that `cli.main` prints."""
@@ -43,11 +45,18 @@ def test_a_created_manifest_holds_the_tasks_defaults_and_builds(tmp_path: Path, 
     assert registry.build(manifest).size
 
 
-@pytest.mark.parametrize("rule", registry.RULES)
+@pytest.mark.parametrize("rule", sorted(registry.RULES.keys() - SIMULATED))
 def test_every_rule_comes_with_its_own_options(tmp_path: Path, rule: str) -> None:
     _run("create", tmp_path / "s.toml", "--rule", rule)
     manifest = load_manifest(tmp_path / "s.toml")
     assert manifest.rule.options.keys() == registry.RULES[rule].options.keys()
+
+
+@pytest.mark.parametrize("rule", SIMULATED)
+def test_a_rule_for_simulations_makes_no_swarm(tmp_path: Path, rule: str) -> None:
+    with pytest.raises(UserError, match="for simulations only"):
+        _run("create", tmp_path / "s.toml", "--rule", rule)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_chosen_is_in_the_manifest(tmp_path: Path) -> None:

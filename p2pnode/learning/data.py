@@ -7,12 +7,14 @@ rows are dealt out in proportions drawn from a symmetric Dirichlet distribution;
 
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import platformdirs
 
 from p2pnode.errors import UserError
 
@@ -47,7 +49,7 @@ class Part(NamedTuple):
     Attributes:
         pool: all rows.
         rows: i32[most], which are this node's, filled up with anything.
-        count: i32[], how many of them.
+        count: u32[], how many of them.
     """
 
     pool: Dataset
@@ -80,11 +82,43 @@ def take(data: Dataset, rows: np.ndarray) -> Dataset:
     return Dataset(data.x[rows], data.y[rows])
 
 
+def pooled(clients: Iterable[tuple[Dataset, Dataset]]) -> tuple[Dataset, Dataset]:
+    """The training rows of all `clients` together, and their test rows."""
+    train, test = zip(*clients, strict=True)
+    return _joined(train), _joined(test)
+
+
+def _joined(parts: Iterable[Dataset]) -> Dataset:
+    return Dataset(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 def bundled(name: str) -> Dataset:
-    """A data set that ships with the package, as stored."""
+    """A data set of rows and labels that ships with the package, as stored."""
+    arrays = bundled_arrays(name)
+    return Dataset(arrays["x"].astype(np.float32), arrays["y"].astype(np.int32))
+
+
+def bundled_arrays(name: str) -> dict[str, np.ndarray]:
+    """The arrays of a data set that ships with the package."""
     with (resources.files("p2pnode.learning") / "datasets" / f"{name}.npz").open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        return Dataset(arrays["x"].astype(np.float32), arrays["y"].astype(np.int32))
+        return dict(np.load(file, allow_pickle=False))
+
+
+def fetched_path(name: str) -> Path:
+    """Where `scripts/fetch_data` puts a data set that is too large to ship."""
+    return platformdirs.user_cache_path("p2pnode") / "data" / f"{name}.npz"
+
+
+def fetched_arrays(name: str) -> dict[str, np.ndarray]:
+    """The arrays of a data set that `scripts/fetch_data` fetched.
+
+    Raises:
+        UserError: nobody has, or the file is damaged.
+    """
+    path = fetched_path(name)
+    if not path.exists():
+        raise UserError(f"the data set {name} is not on this machine: run `scripts/fetch_data {name}`")
+    return read_arrays(path)
 
 
 def load_npz(path: Path, least: int = 2) -> Dataset:

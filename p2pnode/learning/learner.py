@@ -120,7 +120,7 @@ def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], St
 
     def convert(state: State) -> State:
         vector = pure.view(recipe, state)
-        return state._replace(params=vector, start=vector, rule=exact.rule.init(vector))
+        return state._replace(params=vector, start=vector, rule=exact.rule.init(vector), residual={})
 
     return _compiled(exact, judge), jax.jit(convert)
 

@@ -5,13 +5,14 @@ They are written for one node and work under `vmap` for many. `learner.py` compi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from p2pnode.learning.compress import Codec
+from p2pnode.learning.compress import Codec, int8
 from p2pnode.learning.data import Dataset, Part, pick
 from p2pnode.learning.layout import Layout
 from p2pnode.learning.rules.rule import Payload, Rule
@@ -43,7 +44,7 @@ class Recipe:
     codec: Codec
     optimizer: optax.GradientTransformation
     agreed: tuple[object, ...]
-    seed: int
+    seed: int | jax.Array
     batch_size: int
 
 
@@ -80,7 +81,22 @@ def _begin(recipe: Recipe, vector: jax.Array, private: dict[str, jax.Array], key
         key=key,
         step=jnp.int32(0),
         snapshots=jnp.int32(0),
+        residual=_residual(recipe, vector),
     )
+
+
+def _residual(recipe: Recipe, vector: jax.Array) -> dict[str, jax.Array]:
+    """Of a node that has sent nothing yet."""
+    if not _feeds_back(recipe):
+        return {}
+    share = partial(recipe.rule.share, recipe.rule.init(vector), vector)
+    _, payload = jax.eval_shape(share, jax.random.key(0), jnp.int32(0))
+    return {entry: jnp.zeros((2, *values.shape)) for entry, values in payload.items()}
+
+
+def _feeds_back(recipe: Recipe) -> bool:
+    """Whether what the codec loses is added to what is sent next."""
+    return recipe.codec.feedback and recipe.rule.feedback
 
 
 def _trained(private: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -125,15 +141,32 @@ def end_round(recipe: Recipe, state: State) -> State:
 
 
 def share(recipe: Recipe, state: State, turn: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-    """What goes to a partner, encoded."""
+    """What goes to a partner, encoded.
+
+    With error feedback (DeepSqueeze, Tang et al. 2019, arXiv:1907.07346) that is the payload plus what
+    was lost of earlier ones. What this one loses replaces that when the exchange is complete.
+    """
     key = _key(state, state.snapshots, _RULE)
     rule, payload = recipe.rule.share(state.rule, state.params, key, turn)
+    meant = {entry: payload[entry] + pair[0] for entry, pair in state.residual.items()} or payload
     encoded = {
         f"{entry}/{part}": array
-        for use, (entry, values) in enumerate(sorted(payload.items()), _CODEC)
-        for part, array in recipe.codec.encode(values, _key(state, state.snapshots, use)).items()
+        for use, (entry, values) in enumerate(sorted(meant.items()), _CODEC)
+        for part, array in _codec(recipe, entry).encode(values, _key(state, state.snapshots, use)).items()
     }
-    return state._replace(rule=rule, snapshots=state.snapshots + 1), encoded
+    state = state._replace(rule=rule, snapshots=state.snapshots + 1)
+    if state.residual:
+        sent, _ = decode(recipe, encoded)
+        residual = {
+            name: jnp.stack([pair[0], meant[name] - sent[name]]) for name, pair in state.residual.items()
+        }
+        state = state._replace(residual=residual)
+    return state, encoded
+
+
+def _codec(recipe: Recipe, entry: str) -> Codec:
+    """How an entry of the payload is written."""
+    return int8() if recipe.codec.feedback and entry in recipe.rule.dense else recipe.codec
 
 
 def decode(recipe: Recipe, encoded: Encoded) -> tuple[Payload, jax.Array]:
@@ -142,7 +175,7 @@ def decode(recipe: Recipe, encoded: Encoded) -> tuple[Payload, jax.Array]:
     for name, array in encoded.items():
         entry, part = name.split("/")
         entries.setdefault(entry, {})[part] = array
-    decoded = {entry: recipe.codec.decode(parts) for entry, parts in entries.items()}
+    decoded = {entry: _codec(recipe, entry).decode(parts) for entry, parts in entries.items()}
     finite = [jnp.all(jnp.isfinite(values)) for values in decoded.values()]
     return decoded, jnp.all(jnp.stack(finite))
 
@@ -160,7 +193,13 @@ def merge_all(
 ) -> State:
     """What came from K partners at once: see `Rule.merge`. All of it is decoded."""
     rule, params = recipe.rule.merge(state.rule, state.params, sent, partners, weights, present)
-    return state._replace(rule=rule, params=params, start=state.start + (params - state.params))
+    start = state.start + (params - state.params)
+    # Who pushes never hears whether it arrived.
+    done = jnp.any(present > 0) if recipe.rule.symmetric else True
+    residual = {
+        name: pair.at[0].set(jnp.where(done, pair[1], pair[0])) for name, pair in state.residual.items()
+    }
+    return state._replace(rule=rule, params=params, start=start, residual=residual)
 
 
 def view(recipe: Recipe, state: State) -> jax.Array:

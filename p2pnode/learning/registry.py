@@ -20,13 +20,28 @@ from p2pnode.learning.layout import layout_of
 from p2pnode.learning.learner import Learner, compiled
 from p2pnode.learning.own import Own, is_own, task_of
 from p2pnode.learning.recipe import Recipe
+from p2pnode.learning.rules.aged import aged
 from p2pnode.learning.rules.average import average
+from p2pnode.learning.rules.choco import choco
+from p2pnode.learning.rules.diloco import diloco
+from p2pnode.learning.rules.epidemic import epidemic
+from p2pnode.learning.rules.fragments import fragments
+from p2pnode.learning.rules.gasloc import gasloc
 from p2pnode.learning.rules.momentum import momentum
+from p2pnode.learning.rules.noloco import noloco
+from p2pnode.learning.rules.push_sum import push_sum
 from p2pnode.learning.rules.rule import Rule
+from p2pnode.learning.rules.sparse import sparse
+from p2pnode.learning.rules.sparta import sparta
 from p2pnode.learning.task import Task
 from p2pnode.learning.tasks.breast_cancer import breast_cancer
 from p2pnode.learning.tasks.digits import digits
+from p2pnode.learning.tasks.fashion import fashion
+from p2pnode.learning.tasks.images import PIXELS, images
+from p2pnode.learning.tasks.loans import loans
+from p2pnode.learning.tasks.shakespeare import shakespeare
 from p2pnode.learning.tasks.tabular import tabular
+from p2pnode.learning.tasks.wearables import wearables
 
 T = TypeVar("T")
 Number = int | float
@@ -65,10 +80,38 @@ TASKS: Mapping[str, Entry] = {
     "digits": Entry(digits, {"hidden": Option(32, 1, 2**18)}),
     "breast-cancer": Entry(breast_cancer, {"hidden": Option(16, 1, 2**18)}),
     "tabular": Entry(tabular, {"hidden": Option(32, 0, 2**18)}, ("target", "classes", "columns")),
+    "fashion": Entry(fashion, {"hidden": Option(64, 1, 2**18)}),
+    "loans": Entry(
+        loans, {"hidden": Option(32, 0, 2**18), "term": Option(1, 0, 1), "every": Option(0, 0, 1)}
+    ),
+    "shakespeare": Entry(
+        shakespeare, {"heads": Option(4, 1, 32), "layers": Option(2, 1, 24), "groups": Option(8, 1, 200)}
+    ),
+    "wearables": Entry(wearables, {"hidden": Option(32, 0, 2**18)}),
+    **{name: Entry(partial(images, name), {"hidden": Option(128, 1, 2**18)}) for name in PIXELS},
 }
 RULES: Mapping[str, Entry] = {
     "average": Entry(average, {}),
     "momentum": Entry(momentum, {"beta": Option(0.8, 0.0, 0.999), "average": Option(0.8, 0.0, 0.999)}),
+    "noloco": Entry(
+        noloco,
+        {"alpha": Option(0.5, 0.0, 0.999), "beta": Option(0.7, 0.0, 2.0), "gamma": Option(0.7, 0.0, 1.0)},
+    ),
+    "gasloc": Entry(
+        gasloc,
+        {"eta": Option(0.7, 0.0, 2.0), "alpha": Option(1.0, 0.0, 1.0), "gamma": Option(0.5, 0.0, 0.999)},
+    ),
+    "diloco": Entry(diloco, {"rate": Option(0.7, 0.0, 2.0), "beta": Option(0.9, 0.0, 0.999)}),
+    "sparta": Entry(sparta, {"density": Option(0.005, 1e-4, 1.0)}),
+    "fragments": Entry(fragments, {"parts": Option(8, 1, 10_000)}),
+    "sparse": Entry(
+        sparse,
+        {"beta": Option(0.95, 0.0, 1.0), "alpha": Option(1.0, 0.0, 2.0), "parts": Option(32, 1, 10_000)},
+    ),
+    "aged": Entry(aged, {"power": Option(1.0, 0.0, 4.0)}),
+    "push-sum": Entry(push_sum, {"pushes": Option(1, 1, 64), "phases": Option(0, 0, 64)}),
+    "epidemic": Entry(epidemic, {}),
+    "choco": Entry(choco, {"gamma": Option(0.5, 1e-6, 1.0)}),
 }
 OPTIMIZERS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -80,11 +123,19 @@ OPTIMIZERS: Mapping[str, Callable[[float], optax.GradientTransformation]] = {
 
 # Found with 4 nodes, Dirichlet 0.3, partition seeds 0..4: each node's settled accuracy on the test set is
 # then at most 0.02 below that of training on all rows in one place for as many steps. Tabular: with three
-# nodes that hold 55, 30 and 15 % of three small tables; more steps learn some hundred rows by heart.
-TUNED: Mapping[str, Mapping[str, Number]] = {
+# nodes that hold 55, 30 and 15 % of three small tables; more steps learn some hundred rows by heart. The
+# others: the best of a few rates for training on all rows in one place.
+TUNED: Mapping[str, Mapping[str, Any]] = {
     "digits": {"learning_rate": 0.5, "steps": 5, "rounds": 80},
     "breast-cancer": {"learning_rate": 0.3, "steps": 5, "rounds": 40},
     "tabular": {"learning_rate": 0.01, "steps": 10, "rounds": 100},
+    "fashion": {"learning_rate": 0.1, "steps": 10, "rounds": 200},
+    "loans": {"learning_rate": 0.3, "steps": 10, "rounds": 200},
+    "shakespeare": {"optimizer": "adam", "learning_rate": 0.003, "steps": 20, "rounds": 100},
+    "wearables": {"optimizer": "adam", "learning_rate": 0.003, "steps": 10, "rounds": 100},
+    "fashion-full": {"learning_rate": 0.1, "steps": 20, "rounds": 200},
+    "mnist": {"learning_rate": 0.1, "steps": 20, "rounds": 200},
+    "cifar10": {"learning_rate": 0.03, "steps": 20, "rounds": 200},
 }
 # For models that nobody has tried yet: Adam learns something at one rate whatever the scale of the loss.
 GENERIC: Mapping[str, Any] = {"optimizer": "adam", "learning_rate": 1e-3, "steps": 10, "rounds": 200}
@@ -95,16 +146,17 @@ def build(manifest: Manifest, own: Own | None = None) -> Learner:
     return compiled(recipe(manifest, own))
 
 
-def recipe(manifest: Manifest, own: Own | None = None) -> Recipe:
+def recipe(manifest: Manifest, own: Own | None = None, simulated: bool = False) -> Recipe:
     """What a swarm's nodes compute.
 
     Args:
         manifest: of the swarm.
         own: the task in a person's own file, for a swarm whose task is in one.
+        simulated: the nodes are virtual, so that rules may be such as no node can follow.
 
     Raises:
         UserError: an unknown name or option, one that is missing, a value out of range, a model
-            beyond the bounds, or another file than the manifest's.
+            beyond the bounds, another file than the manifest's, or a rule for simulations only.
     """
     training = manifest.training
     task: Task
@@ -114,8 +166,12 @@ def recipe(manifest: Manifest, own: Own | None = None) -> Recipe:
     else:
         task, task_options = _made("task", manifest.task.name, TASKS, manifest.task.options)
     rule, rule_options = _made("rule", manifest.rule.name, RULES, manifest.rule.options)
-    optimizer = _known("optimizer", training.optimizer, OPTIMIZERS)(training.learning_rate)
-    codec = _known("codec", manifest.rule.codec, CODECS)()
+    if not (rule.on_nodes or simulated):
+        raise UserError(
+            f"rule {rule.name} is for simulations only: try it with p2pnode simulate, or take another"
+        )
+    optimizer = known("optimizer", training.optimizer, OPTIMIZERS)(training.learning_rate)
+    codec = known("codec", manifest.rule.codec, CODECS)()
     layout = layout_of(task)
     if layout.size > manifest.bounds.parameters:
         raise UserError(
@@ -139,7 +195,7 @@ def defaults(
     Raises:
         UserError: no such task or rule, or a task whose data nobody described.
     """
-    rule_entry = _known("rule", rule, RULES)
+    rule_entry = known("rule", rule, RULES)
     tuned, task_options = (
         (GENERIC, task.options()) if isinstance(task, Own) else _tuned(task, described or {})
     )
@@ -156,7 +212,7 @@ def defaults(
 
 
 def _tuned(task: str, described: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    entry = _known("task", task, TASKS)
+    entry = known("task", task, TASKS)
     if described.keys() != set(entry.described):
         raise UserError(
             f"task {task} learns from a table of yours: say --from-data FILE --target COLUMN"
@@ -170,16 +226,17 @@ def _made(
     kind: str, name: str, table: Mapping[str, Entry], given: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """What `name` stands for, built, and its options."""
-    entry = _known(kind, name, table)
-    options = _options(f"{kind} {name}", entry, given)
+    entry = known(kind, name, table)
+    options = checked(f"{kind} {name}", entry, given)
     # As text for the layout digest, in which 1 and 1.0 would be two things.
     described = {name: rfc8785.dumps(options[name]).decode() for name in entry.described}
     return entry.build(**options), options | described
 
 
-def _options(of: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(of: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options `given` to `entry`, all there and in range, or a UserError that names `of`."""
     for name, value in given.items():
-        option = _known(f"option of {of}", name, {**entry.options, **dict.fromkeys(entry.described)})
+        option = known(f"option of {of}", name, {**entry.options, **dict.fromkeys(entry.described)})
         if option and not option.fits(value):
             kind = "an integer" if isinstance(option.default, int) else "a number"
             raise UserError(
@@ -194,7 +251,8 @@ def _options(of: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _known(kind: str, name: str, table: Mapping[str, T]) -> T:
+def known(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """What `name` stands for, or a UserError with the nearest name."""
     if name in table:
         return table[name]
     nearest = get_close_matches(name, table, n=1, cutoff=0.0)

@@ -5,7 +5,7 @@ variables or nested dicts are all pytrees of arrays, and nothing here looks insi
 model that are no arrays, such as activations, belong into the functions' closure.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,8 @@ class Task:
         predict: `(params, x: f32[rows, features...]) -> f32[rows, classes]`: each class's probability;
             None where the task is no classification.
         schema: how rows come from a person's table; None where they come as arrays.
+        clients: `() -> [(train, test), ...]`: the rows of each of those whom the data come from, such as
+            banks or people; None where nobody knows. As `load`, the same everywhere.
     """
 
     name: str
@@ -54,3 +56,4 @@ class Task:
     shared: Callable[[Params], Any] = every_float
     predict: Callable[[Params, jax.Array], jax.Array] | None = None
     schema: Schema | None = None
+    clients: Callable[[], Sequence[tuple[Dataset, Dataset]]] | None = None

@@ -28,7 +28,7 @@ from p2pnode.net.memory import MemoryFabric
 from p2pnode.ports import Compute, Network, PeerAddress, PeerId
 from p2pnode.trainer import Trainer, inline
 
-CODECS = ("float32", "bfloat16", "int8")
+CODECS = ("float32", "bfloat16", "int8", "int4")
 DEADLINES = Deadlines(patience=10.0)
 T = TypeVar("T")
 
@@ -124,9 +124,13 @@ async def make_end(
     deadlines: Deadlines = DEADLINES,
     compute: Compute = inline,
     overlap: int = 0,
+    trainers: Sequence[Trainer] = (),
 ) -> End:
-    trainer = Trainer(learner(codec), rows(index), {}, compute, index, overlap)
-    await trainer.jump(0, vector(index))
+    if trainers:
+        trainer = trainers[index]
+    else:
+        trainer = Trainer(learner(codec), rows(index), {}, compute, index, overlap)
+        await trainer.jump(0, vector(index))
     events: list[Event] = []
     faults: list[PeerFault] = []
     membership = Membership(
@@ -158,7 +162,7 @@ async def make_end(
 async def ends(
     fabric: MemoryFabric, count: int, codec: str = "float32", **options: Any
 ) -> AsyncIterator[list[End]]:
-    """Nodes that know each other, in the order of their peer ids, with parameters `vector(index)`.
+    """Nodes that know each other, by peer id, with `trainers` or else parameters `vector(index)`.
 
     Their memberships do not run: nobody says hello unless told to.
     """

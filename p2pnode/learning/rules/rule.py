@@ -47,6 +47,9 @@ class Rule:
         conserves: a completed exchange leaves the sum of both ends' parameters as it was.
         fixed_neighbours: it keeps state for each neighbour and cannot change them.
         on_nodes: it runs on nodes, not only in a simulation.
+        feedback: what a codec lost of a payload may be added to the next one. Not where the rule itself
+            sends it again, or where the same place stands for another entry later.
+        dense: entries of the payload that travel as int8 under a codec which would need feedback for them.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Rule:
     conserves: bool = True
     fixed_neighbours: bool = False
     on_nodes: bool = True
+    feedback: bool = True
+    dense: frozenset[str] = frozenset()
 
 
 def pull(own: jax.Array, partners: jax.Array, weights: jax.Array, present: jax.Array) -> jax.Array:

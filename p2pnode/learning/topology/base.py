@@ -1,12 +1,8 @@
-"""Who averages with whom, when everybody can work it out without asking.
+"""Exactly equal after a fixed number of rounds, for any number of nodes: the Base-(k+1) graph.
 
-*Matching*: in training, the members are paired at random, anew each round. Everybody who knows the
-members, the round and the swarm's seed finds the same pairs; a round halves the disagreement.
-
-*Base-(k+1) graph*: after training, a fixed sequence of rounds with at most k partners each makes all
-members *exactly* equal, for any number of them (the simple form of Takezawa et al. 2023, arXiv:2305.11420).
-Write n = a_1 p_1 + a_2 p_2 + ..., decreasing powers p of k+1 with digits a in 1..k, and cut the members into
-blocks of a_l p_l:
+A fixed sequence of rounds with at most k partners each makes all members *exactly* equal, for any number of
+them (the simple form of Takezawa et al. 2023, arXiv:2305.11420). Write n = a_1 p_1 + a_2 p_2 + ...,
+decreasing powers p of k+1 with digits a in 1..k, and cut the members into blocks of a_l p_l:
 
 1. inside each block, nodes average with those whose place differs in one digit only, in turn for each digit;
 2. for each block s in turn, every node of the later blocks is paired with a_s nodes of block s that
@@ -19,29 +15,11 @@ With k = 1 that takes at most 2 floor(log2 n) + 1 rounds. If either end of an ed
 it: the sum is then still right, and only exactness is lost.
 """
 
-import hashlib
 from collections.abc import Sequence
 from itertools import combinations
 
 Edge = tuple[int, int, float]
 """(i, j, weight): both ends move by weight times the difference to the other."""
-
-
-def matching(members: Sequence[str], round: int, seed: bytes | int) -> dict[str, str]:
-    """Random pairs from a shared seed.
-
-    Args:
-        members: names of all who take part; their order is of no matter.
-        round: another round gives other pairs.
-        seed: what all members know, e.g. the swarm id.
-
-    Returns:
-        Each member's partner, both ways. With an odd number one member is left out.
-    """
-    salt = (seed if isinstance(seed, bytes) else str(seed).encode()) + b"/%d/" % round
-    order = sorted(members, key=lambda member: hashlib.sha256(salt + member.encode()).digest())
-    pairs = list(zip(order[::2], order[1::2], strict=False))
-    return dict(pairs) | {right: left for left, right in pairs}
 
 
 def base_graph(n: int, k: int = 1) -> list[list[Edge]]:
