@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "p2pnode.cli.demo:demo",
     "join": "p2pnode.cli.join:join",
     "cluster": "p2pnode.cli.cluster:cluster",
+    "simulate": "p2pnode.cli.simulate:simulate",
     "swarm": "p2pnode.cli.swarm:swarm",
     "predict": "p2pnode.cli.model:predict",
     "evaluate": "p2pnode.cli.model:evaluate",
