@@ -21,7 +21,7 @@ from p2pnode.simulation.scenario import Run, Scenario, described
 
 Line = dict[str, Any]
 
-FREE = ("name", "about", "seeds", "learning_rates", "metric", "runs")
+FREE = ("name", "about", "seeds", "learning_rates", "metric", "target", "runs")
 """What of a scenario does not change what a trial comes to."""
 
 
@@ -136,6 +136,8 @@ class Summary:
         rounds: of a node.
         bytes: that a node has sent, settling included.
         seconds: on the virtual clock.
+        reached: rounds, bytes and seconds at the first look at which the nodes' mean had come to the
+            scenario's target, in the mean over seeds; None where one seed never came there, or without one.
     """
 
     label: str
@@ -149,6 +151,7 @@ class Summary:
     rounds: float
     bytes: float
     seconds: float
+    reached: tuple[float, float, float] | None = None
 
     @property
     def mean(self) -> float:
@@ -189,7 +192,18 @@ def summary(scenario: Scenario, store: Store, run: Run) -> Summary:
         rounds=mean([point["round"] for point in last]),
         bytes=mean([line["end"]["bytes"] for line in lines]),
         seconds=mean([point["seconds"] for point in last]),
+        reached=_reached(scenario, lines),
     )
+
+
+def _reached(scenario: Scenario, lines: Sequence[Line]) -> tuple[float, float, float] | None:
+    metric, wanted = scenario.metric, sign(scenario.metric) * scenario.target
+    firsts = [next((p for p in line["points"] if sign(metric) * p[metric] >= wanted), None) for line in lines]
+    there = [point for point in firsts if point is not None]
+    if not scenario.target or len(there) < len(lines):
+        return None
+    rounds, sent, seconds = (statistics.fmean(p[x] for p in there) for x in ("round", "bytes", "seconds"))
+    return rounds, sent, seconds
 
 
 def _line(store: Store, key: str) -> Line:

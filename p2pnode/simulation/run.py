@@ -112,7 +112,7 @@ class Study:
             point = {"round": mark.rounds, "seconds": mark.seconds, "bytes": sent}
             points.append(point | self.look(engine, rate, swarm, rows.test))
             progress(done, len(timeline.marks) - 1)
-        end = self.settled(engine, rate, swarm, rows)
+        end = self.end(engine, rate, swarm, rows, settle=run.topology != NOBODY)
         end["bytes"] = points[-1]["bytes"] + (
             settle_bytes(n, engine.recipe.layout.size) if meets(run) else 0.0
         )
@@ -141,20 +141,26 @@ class Study:
             point[f"worst_{name}"] = float(values.max() if name == "loss" else values.min())
         return point
 
-    def settled(self, engine: Engine, rate: float, swarm: Swarm, rows: Rows) -> dict[str, Any]:
-        """The mean of all models, which is everybody's after settling: its metrics, each client's too."""
-        vector = jnp.mean(engine.views(rate, swarm), axis=0)[None]
-        private = _of(swarm.states.private, np.arange(1))
+    def end(self, engine: Engine, rate: float, swarm: Swarm, rows: Rows, settle: bool) -> dict[str, Any]:
+        """The metrics of what nodes have in the end, each client's on its own rows too.
 
-        def judged(data: Dataset) -> dict[str, float]:
-            return {name: float(values[0]) for name, values in engine.judge(vector, private, data).items()}
+        That is the mean of all models if they `settle`; else each has its own, and metrics are their means.
+        """
+        vectors, private = engine.views(rate, swarm), swarm.states.private
+        if settle:
+            vectors, private = jnp.mean(vectors, axis=0)[None], _of(private, np.arange(1))
+
+        def judged(data: Dataset, node: int | None = None) -> dict[str, float]:
+            one = np.arange(len(vectors)) if node is None else np.array([node % len(vectors)])
+            found = engine.judge(vectors[one], _of(private, one), data)
+            return {name: float(values.mean()) for name, values in found.items()}
 
         found: dict[str, Any] = {
             "test": judged(rows.test),
             "validation": judged(rows.validation) if len(rows.validation.y) else {},
         }
         if rows.own:
-            found["clients"] = [judged(own) for own in rows.own]
+            found["clients"] = [judged(own, node) for node, own in enumerate(rows.own)]
         return found
 
     def timeline(self, run: Run, engine: Engine, rows: Rows, seed: int) -> Timeline:

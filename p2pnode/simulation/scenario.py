@@ -131,6 +131,10 @@ class Scenario:
     metric: Annotated[
         str, text(1, 64, "Of the task's metrics the one that counts: more is better, but for `loss`.")
     ] = "accuracy"
+    target: Annotated[
+        float,
+        number(-1e9, 1e9, "What the nodes' metric is to come to: how soon it does is reported. 0: nothing."),
+    ] = 0.0
     optimizer: Annotated[str, text(1, 64, "Of the local steps.")] = "sgd"
     batch_size: Annotated[int, integer(1, 65536, "Rows in a local step.")] = 32
     looks: Annotated[int, integer(1, 10_000, "How often all nodes are evaluated.")] = 10

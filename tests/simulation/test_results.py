@@ -59,6 +59,21 @@ def test_every_rate_is_tried_with_the_first_seed_and_the_best_with_all() -> None
     assert (found.worst, found.bytes, found.clients) == (0.7, 20.0, None)
 
 
+def test_how_soon_the_target_is_reached_is_known_if_every_seed_reaches_it() -> None:
+    def rising(trial: Trial) -> Line:
+        line = made_up(trial)
+        points = [
+            {**line["points"][0], "round": r, "bytes": 10.0 * r, "seconds": 0.5 * r, "accuracy": 0.2 * r}
+            for r in range(1, 5 - trial.seed)
+        ]
+        return {**line, "points": points}
+
+    for target, wanted in ((0.0, None), (0.5, (3.0, 30.0, 1.5)), (0.7, None)):
+        scenario, store = replace(SCENARIO, target=target), Store(None)
+        list(carry_out(scenario, store, rising))
+        assert summary(scenario, store, scenario.runs[0]).reached == wanted
+
+
 def test_what_diverged_is_never_the_best() -> None:
     def diverges(trial: Trial) -> Line:
         line = made_up(trial)
