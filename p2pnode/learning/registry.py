@@ -92,14 +92,7 @@ TASKS: Mapping[str, Entry] = {
 }
 RULES: Mapping[str, Entry] = {
     "average": Entry(average, {}),
-    "momentum": Entry(
-        momentum,
-        {
-            "beta": Option(0.8, 0.0, 0.999),
-            "average": Option(0.8, 0.0, 0.999),
-            "parts": Option(1, 1, 10_000),
-        },
-    ),
+    "momentum": Entry(momentum, {"beta": Option(0.8, 0.0, 0.999), "average": Option(0.8, 0.0, 0.999)}),
     "noloco": Entry(
         noloco,
         {"alpha": Option(0.5, 0.0, 0.999), "beta": Option(0.7, 0.0, 2.0), "gamma": Option(0.7, 0.0, 1.0)},

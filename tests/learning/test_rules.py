@@ -11,7 +11,7 @@ from p2pnode.learning.rules.momentum import Momentum, momentum
 from p2pnode.learning.rules.rule import Rule
 from tests.learning.made import after_steps, exchange, recipe, rows, toy
 
-SHIPPED = {"average": average(), "momentum": momentum(0.9, 0.9, 1), "neutral momentum": momentum(0.0, 0.0, 1)}
+SHIPPED = {"average": average(), "momentum": momentum(0.9, 0.9), "neutral momentum": momentum(0.0, 0.0)}
 N = 50
 ONE, HALF = jnp.ones(1), jnp.full(1, 0.5)
 
@@ -37,11 +37,11 @@ def pairs(rule: Rule, rounds: int) -> list[list[np.ndarray]]:
 
 
 def test_momentum_with_neutral_options_is_plain_averaging() -> None:
-    np.testing.assert_array_equal(pairs(momentum(0.0, 0.0, 1), 8), pairs(average(), 8))
+    np.testing.assert_array_equal(pairs(momentum(0.0, 0.0), 8), pairs(average(), 8))
 
 
 def test_momentum_follows_the_formula_of_the_paper() -> None:
-    beta, rule = 0.9, momentum(0.9, 0.0, 1)
+    beta, rule = 0.9, momentum(0.9, 0.0)
     x, m = np.array([noise(0), noise(1)]), np.zeros((2, N))
     for r, found in enumerate(pairs(rule, 6)):
         progress = -np.array([0.1 * noise(10 * r + i + 2) for i in range(2)])
@@ -52,7 +52,7 @@ def test_momentum_follows_the_formula_of_the_paper() -> None:
 
 
 def test_the_view_forgets_the_start_and_is_a_plain_mean_of_the_first_rounds() -> None:
-    trace = pairs(momentum(0.5, 0.9, 1), 5)
+    trace = pairs(momentum(0.5, 0.9), 5)
     for r in range(5):
         mean = np.mean([found[0] for found in trace[: r + 1]], axis=0)
         np.testing.assert_allclose(trace[r][1], mean, rtol=1e-5, atol=1e-6)
@@ -79,7 +79,7 @@ def test_a_merge_adds_the_same_change_to_parameters_that_have_moved_on(rule: Rul
 
 
 def test_a_late_exchange_corrects_momentum_as_if_it_had_come_in_time() -> None:
-    rule, start = momentum(0.9, 0.0, 1), noise(0)
+    rule, start = momentum(0.9, 0.0), noise(0)
     state, params = rule.local(rule.init(start), start, start + noise(1))
     state, params = rule.merge(state, params, {"params": params}, {"params": noise(2)[None]}, HALF, ONE)
     assert isinstance(state, Momentum)
@@ -110,23 +110,3 @@ def test_many_nodes_under_vmap_do_what_each_does_alone(rule: str) -> None:
     for node in range(3):
         alone = after_steps(learner, node)
         np.testing.assert_allclose(states.params[node], alone.params, rtol=1e-4, atol=1e-5)
-
-
-def test_momentum_in_parts_averages_one_part_in_each_turn_and_all_in_turn() -> None:
-    rule, start = momentum(0.0, 0.0, 3), [noise(0), noise(1)]
-    states, params = [rule.init(one) for one in start], list(start)
-    for turn in range(3):
-        shared = [
-            rule.share(state, one, jax.random.key(0), jnp.int32(turn))
-            for state, one in zip(states, params, strict=True)
-        ]
-        sent = [payload["params"] for _, payload in shared]
-        assert sent[0].size == -(-N // 3)
-        for i in range(2):
-            own, other = {"params": sent[i]}, {"params": sent[1 - i][None]}
-            states[i], params[i] = rule.merge(
-                shared[i][0], params[i], own, other, jnp.full(1, 0.5), jnp.ones(1)
-            )
-        equal = int(jnp.sum(jnp.abs(params[0] - params[1]) < 1e-6))
-        assert equal >= min(N, (turn + 1) * sent[0].size)
-    np.testing.assert_allclose(params[0], (start[0] + start[1]) / 2, atol=1e-6)

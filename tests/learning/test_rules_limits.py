@@ -21,7 +21,7 @@ from tests.learning.rounds import HALF, ONE, N, Node, exchange, noise
 
 NEUTRAL = {
     "average": average(),
-    "momentum": momentum(beta=0.0, average=0.0, parts=1),
+    "momentum": momentum(beta=0.0, average=0.0),
     "noloco": noloco(alpha=0.0, beta=1.0, gamma=1.0),
     "gasloc": gasloc(eta=1.0, alpha=1.0, gamma=0.0),
     "diloco": diloco(rate=1.0, beta=0.0),
@@ -31,7 +31,7 @@ NEUTRAL = {
     "aged": aged(power=0.0),
 }
 AHEAD = {
-    "momentum": (momentum(0.8, 0.0, 1), momentum(0.0, 0.0, 1)),
+    "momentum": (momentum(0.8, 0.0), momentum(0.0, 0.0)),
     "noloco": (noloco(0.5, 0.7, 0.7), noloco(0.0, 0.7, 0.7)),
     "gasloc": (gasloc(0.7, 1.0, 0.5), gasloc(0.7, 1.0, 0.0)),
     "diloco": (diloco(0.7, 0.9), diloco(0.7, 0.0)),

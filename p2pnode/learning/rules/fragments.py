@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from p2pnode.learning.rules.rule import Payload, Rule, pull
 
@@ -37,23 +36,6 @@ def taken(vector: jax.Array, entries: jax.Array) -> jax.Array:
 def added(vector: jax.Array, entries: jax.Array, change: jax.Array) -> jax.Array:
     """`vector` with `change`, f32[m], added to the entries."""
     return vector.at[entries].add(change, mode="drop")
-
-
-def part(vector: jax.Array, turn: jax.Array, parts: int) -> jax.Array:
-    """Part `turn` mod `parts`, filled up with zeros at the vector's end. Of one part all, without a copy."""
-    if parts == 1:
-        return vector
-    length = -(-vector.size // parts)
-    padded = jnp.pad(vector, (0, length * parts - vector.size))
-    return lax.dynamic_slice(padded, (turn % parts * length,), (length,))
-
-
-def part_added(vector: jax.Array, turn: jax.Array, parts: int, change: jax.Array) -> jax.Array:
-    """`vector` with `change` added to that part."""
-    if parts == 1:
-        return vector + change
-    room = jnp.zeros(change.size * parts)
-    return vector + lax.dynamic_update_slice(room, change, (turn % parts * change.size,))[: vector.size]
 
 
 def fragments(parts: int) -> Rule:

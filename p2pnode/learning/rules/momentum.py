@@ -17,9 +17,6 @@ is in before the next round ends, and with it momentum's next use, the result is
 As its view the rule keeps a running average of the parameters at each round's end: averaging over
 time removes much of the noise of single nodes (Polyak averaging). It is a plain mean of
 the rounds so far until there are 1 / (1 - average) of them, so that the start is soon forgotten.
-
-Where bytes are dear, an exchange may carry one of `parts` fragments only, all of them in turn (see
-`fragments.py`): nodes then differ more, but their mean, which they settle on, hardly suffers.
 """
 
 from typing import NamedTuple
@@ -27,7 +24,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from p2pnode.learning.rules.fragments import part, part_added
 from p2pnode.learning.rules.rule import Payload, Rule, pull
 
 
@@ -38,23 +34,20 @@ class Momentum(NamedTuple):
         momentum: f32[n], subtracted from the parameters once a round.
         average: f32[n], the running average over earlier rounds' ends, without the current one.
         rounds: f32[], how many it holds.
-        turn: i32[], of the last snapshot.
     """
 
     momentum: jax.Array
     average: jax.Array
     rounds: jax.Array
-    turn: jax.Array
 
 
-def momentum(beta: float, average: float, parts: int) -> Rule:
+def momentum(beta: float, average: float) -> Rule:
     """Quasi-global momentum.
 
     Args:
         beta: how much momentum keeps from round to round; it makes steps up to 1 / (1 - beta) times
             longer, so lower the learning rate with it. 0 is plain averaging.
         average: how much the view keeps from round to round. 0 views the parameters themselves.
-        parts: into how many fragments the vector is cut, of which each exchange carries one.
     """
 
     def view(state: Momentum, params: jax.Array) -> jax.Array:
@@ -64,13 +57,7 @@ def momentum(beta: float, average: float, parts: int) -> Rule:
     def local(state: Momentum, start: jax.Array, end: jax.Array) -> tuple[Momentum, jax.Array]:
         half = end - beta * state.momentum
         moved = beta * state.momentum + (1.0 - beta) * (start - half)
-        return Momentum(moved, view(state, start), state.rounds + 1.0, state.turn), half
-
-    def share(
-        state: Momentum, params: jax.Array, key: jax.Array, turn: jax.Array
-    ) -> tuple[Momentum, Payload]:
-        state = state._replace(turn=jnp.asarray(turn, jnp.int32))
-        return state, {"params": part(params, state.turn, parts)}
+        return Momentum(moved, view(state, start), state.rounds + 1.0), half
 
     def merge(
         state: Momentum,
@@ -80,18 +67,14 @@ def momentum(beta: float, average: float, parts: int) -> Rule:
         weights: jax.Array,
         present: jax.Array,
     ) -> tuple[Momentum, jax.Array]:
-        drawn = pull(own["params"], partners["params"], weights, present)
-        corrected = part_added(state.momentum, state.turn, parts, -(1.0 - beta) * drawn)
-        return state._replace(momentum=corrected), part_added(params, state.turn, parts, drawn)
+        change = pull(own["params"], partners["params"], weights, present)
+        return state._replace(momentum=state.momentum - (1.0 - beta) * change), params + change
 
     return Rule(
         name="momentum",
-        init=lambda params: Momentum(
-            jnp.zeros_like(params), jnp.zeros_like(params), jnp.float32(0), jnp.int32(0)
-        ),
+        init=lambda params: Momentum(jnp.zeros_like(params), jnp.zeros_like(params), jnp.float32(0)),
         local=local,
-        share=share,
+        share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
         view=view,
-        feedback=parts == 1,
     )
