@@ -100,7 +100,7 @@ def in_step(
     shares = np.asarray(schedule.present.any(axis=2))
     turn, _, _ = np.nonzero(schedule.present)
     shares[turn, schedule.partners[schedule.present]] = True
-    turns = np.repeat(np.arange(rounds, dtype=np.int32)[:, None], n, axis=1)
+    turns = np.repeat(np.arange(1, rounds + 1, dtype=np.int32)[:, None], n, axis=1)  # as nodes count them
     present = schedule.present.astype(np.float32)
     return Timeline(Ticks(alive, alive, shares, turns, schedule.partners, schedule.weights, present), marks)
 
