@@ -58,8 +58,8 @@ class RuleSpec:
         text(
             1,
             64,
-            "How parameters are written for the way. `int8` sends a quarter of `float32`; fewer bits suit "
-            "slow links, and too few show as an accuracy that stops rising early.",
+            "How parameters are written for the way. `int4` sends an eighth of `float32`, and pairs learn as "
+            "well with it; too few bits show as an accuracy that stops rising early.",
         ),
     ]
     options: Annotated[
