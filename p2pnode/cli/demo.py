@@ -28,7 +28,7 @@ UNEVEN = 0.3
     "--nodes", metavar="NODES", default=4, show_default=True, type=click.IntRange(1, 32), help="How many."
 )
 @options.own_task(
-    "What is learned: digits, breast-cancer, or a task of your own in a file: mymodel.py:task.",
+    f"What is learned: {options.TASKS}; or a task of your own in a file: mymodel.py:task.",
     default="digits",
     show_default=True,
 )

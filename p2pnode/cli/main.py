@@ -38,10 +38,11 @@ COMMANDS = {
 EPILOG = """\b
 Exit codes:
     0        done, or stopped in good order
-    1        a bug of ours, with its traceback; of demo, cluster, doctor, task check: something fails
+    1        a bug of ours, with its traceback; of demo, cluster, doctor, task check: something fails;
+             of simulate: something is worse than before
     2        a mistake, which one line explains
     130/143  interrupted/terminated before there was anything to put in order, or told twice
-             (demo, cluster: at any time)
+             (demo, cluster, simulate: at any time)
 \b
 Completion, in ~/.bashrc (zsh and fish likewise):
     eval "$(_P2PNODE_COMPLETE=bash_source p2pnode)"

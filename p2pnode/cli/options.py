@@ -90,6 +90,12 @@ def own_task(about: str, **more: Any) -> Callable[[C], C]:
     return both
 
 
+TASKS = (
+    "digits, breast-cancer, fashion, loans, shakespeare, "
+    "or, once fetched, wearables, fashion-full, mnist, cifar10"
+)
+"""Those that bring their data, for help texts, which must not wait for JAX."""
+
 any_units = click.option(
     "--any-units", is_flag=True, help="Take a table whose numbers are of another size than the swarm's."
 )

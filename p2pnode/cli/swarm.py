@@ -40,7 +40,7 @@ def swarm() -> None:
 @click.option(
     "--task",
     metavar="TASK",
-    help="What is learned: digits, breast-cancer, or a task of your own in a file: mymodel.py:task.  "
+    help=f"What is learned: {options.TASKS}; or a task of your own in a file: mymodel.py:task.  "
     "[default: digits, or tabular with --from-data]",
 )
 @options.path(

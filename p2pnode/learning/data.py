@@ -104,6 +104,10 @@ def bundled_arrays(name: str) -> dict[str, np.ndarray]:
         return dict(np.load(file, allow_pickle=False))
 
 
+class NotFetched(UserError):
+    """A data set that is too large to ship is not on this machine."""
+
+
 def fetched_path(name: str) -> Path:
     """Where `scripts/fetch_data` puts a data set that is too large to ship."""
     return platformdirs.user_cache_path("p2pnode") / "data" / f"{name}.npz"
@@ -113,11 +117,12 @@ def fetched_arrays(name: str) -> dict[str, np.ndarray]:
     """The arrays of a data set that `scripts/fetch_data` fetched.
 
     Raises:
-        UserError: nobody has, or the file is damaged.
+        NotFetched: nobody has.
+        UserError: the file is damaged.
     """
     path = fetched_path(name)
     if not path.exists():
-        raise UserError(f"the data set {name} is not on this machine: run `scripts/fetch_data {name}`")
+        raise NotFetched(f"the data set {name} is not on this machine: run `scripts/fetch_data {name}`")
     return read_arrays(path)
 
 

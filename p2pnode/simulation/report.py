@@ -1,88 +1,85 @@
-"""Results of a scenario for people: a table, and a picture."""
+"""What a scenario came to, as tables of text: for a terminal of any width, and for a page.
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+A table is what stands under each heading, a text for each run; a heading may have several lines. Where the
+terminal is too narrow for a run and its numbers side by side, the run stands on a line of its own above them.
+"""
 
-from rich.table import Table
+from collections.abc import Iterator, Mapping, Sequence
 
-from p2pnode.errors import UserError
-from p2pnode.simulation.results import Line, Summary
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from p2pnode.simulation.results import Summary
+from p2pnode.simulation.scenario import NOBODY, Scenario
 
 MB = 1e6
+GAP = "  "
+
+Columns = Mapping[str, Sequence[str]]
 
 
-def table(name: str, found: Sequence[Summary]) -> Table:
-    """A row for each run."""
-    metric = found[0].metric
-    shown = Table(title=name, title_justify="left")
-    for column in ("run", "rate", "rounds", f"settled {metric}", "nodes", "worst node"):
-        shown.add_column(column, justify="left" if column == "run" else "right")
-    by_client = any(one.clients is not None for one in found)
-    for column in [*(["worst client"] if by_client else []), "distance", "MB a node", "seconds"]:
-        shown.add_column(column, justify="right")
-    for one in found:
-        settled = f"{one.mean:.4f}" + (f" ± {one.deviation:.4f}" if len(one.settled) > 1 else "")
-        client = ["" if one.clients is None else f"{one.clients:.4f}"] if by_client else []
-        shown.add_row(
-            one.label,
-            f"{one.rate:g}",
-            f"{one.rounds:.0f}",
-            settled,
-            f"{one.nodes:.4f}",
-            f"{one.worst:.4f}",
-            *client,
-            f"{one.distance:.3g}",
-            f"{one.bytes / MB:.3g}",
-            f"{one.seconds:.4g}",
-        )
-    return shown
+def columns(scenario: Scenario, found: Sequence[Summary]) -> Columns:
+    """What each run came to. Nodes that never meet have nothing to settle on; each client has its own model."""
+    met = [run.topology != NOBODY for run in scenario.runs]
+    clients = ["-" if one.clients is None else f"{one.clients:.4f}" for one in found]
+    return {
+        "settled": [settled(one) if both else "-" for one, both in zip(found, met, strict=True)],
+        "nodes'\nmean": [f"{one.nodes:.4f}" for one in found],
+        "worst\nnode": [f"{one.worst:.4f}" for one in found],
+        **({"worst\nclient": clients} if any(one.clients is not None for one in found) else {}),
+        "apart": [f"{one.distance:.2g}" for one in found],
+        "MB a\nnode": [short(one.bytes / MB) for one in found],
+        "seconds": [short(one.seconds) for one in found],
+        "rate": [f"{one.rate:g}" for one in found],
+    }
 
 
-def draw(path: Path, name: str, found: Sequence[tuple[Summary, Line]]) -> None:
-    """Write a picture: the metric by round, bytes and seconds, its spread, and the distance between nodes.
-
-    Args:
-        path: its ending says which format.
-        name: of the scenario.
-        found: each run, and its trial with the first seed.
-
-    Raises:
-        UserError: there is no matplotlib, or it cannot write there.
-    """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra that most do without
-    except ImportError as error:
-        raise UserError("pictures need matplotlib: pip install 'p2pnode[plots]'") from error
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    figure.suptitle(name)
-    axes = figure.subplots(2, 3)
-    metric = found[0][0].metric
-    for place, (x, label) in enumerate(
-        (("round", "rounds"), ("bytes", "MB sent by a node"), ("seconds", "seconds"))
-    ):
-        _lines(axes[0][place], found, x, metric, label, MB if x == "bytes" else 1.0)
-    _lines(axes[1][0], found, "round", f"worst_{metric}", "rounds")
-    _lines(axes[1][1], found, "round", "distance", "rounds")
-    axes[0][1].set_xscale("log")
-    axes[1][1].set_yscale("log")
-    axes[1][2].axis("off")
-    axes[1][2].legend(*axes[0][0].get_legend_handles_labels(), loc="upper left", fontsize="small")
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+def columns_to_target(found: Sequence[Summary]) -> Columns:
+    """What it took each run to come to the target."""
+    rows = [one.reached for one in found]
+    return {
+        heading: ["never" if row is None else short(row[place] / unit) for row in rows]
+        for place, (heading, unit) in enumerate((("rounds", 1.0), ("MB a\nnode", MB), ("seconds", 1.0)))
+    }
 
 
-def _lines(
-    axes: "Axes", found: Sequence[tuple[Summary, Line]], x: str, y: str, label: str, unit: float = 1.0
-) -> None:
-    for one, line in found:
-        points: Sequence[dict[str, Any]] = line["points"]
-        axes.plot([point[x] / unit for point in points], [point[y] for point in points], label=one.label)
-    axes.set_xlabel(label)
-    axes.set_ylabel(y.replace("_", " "))
-    axes.grid(alpha=0.3)
+def tables(scenario: Scenario, found: Sequence[Summary]) -> Iterator[tuple[str, Columns]]:
+    """The tables of a scenario, each with its title."""
+    yield f"{scenario.name}: {scenario.metric}", columns(scenario, found)
+    if scenario.target:
+        title = f"until the nodes' mean {scenario.metric} was {scenario.target:g}"
+        yield title, columns_to_target(found)
+
+
+def lines(scenario: Scenario, found: Sequence[Summary], width: int) -> Iterator[str]:
+    """All that a person is shown in a terminal of `width` columns."""
+    labels = [one.label for one in found]
+    for title, table in tables(scenario, found):
+        yield from (title, *_drawn(labels, table, width), "")
+
+
+def settled(one: Summary) -> str:
+    """The settled models' mean, and their standard deviation where there are several."""
+    return f"{one.mean:.4f}" + (f" ± {one.deviation:.4f}" if len(one.settled) > 1 else "")
+
+
+def short(value: float) -> str:
+    """Three digits that count, and no exponent where there are more."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _drawn(labels: Sequence[str], table: Columns, width: int) -> Iterator[str]:
+    heads = [heading.split("\n") for heading in table]
+    wide = [max(map(len, [*head, *column])) for head, column in zip(heads, table.values(), strict=True)]
+    high = max(map(len, heads))
+    raised = [[""] * (high - len(head)) + head for head in heads]
+
+    def row(first: str, texts: Sequence[str]) -> str:
+        return GAP.join([first, *(text.rjust(one) for text, one in zip(texts, wide, strict=True))])
+
+    longest = max(map(len, labels))
+    beside = len(row(" " * longest, [""] * len(wide))) <= width
+    margin = longest if beside else 0
+    for level in zip(*raised, strict=True):
+        yield row(" " * margin, level).rstrip()
+    for label, *texts in zip(labels, *table.values(), strict=True):
+        if not beside:
+            yield label
+        yield row(label.ljust(margin) if beside else "", texts)

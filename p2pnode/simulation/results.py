@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from p2pnode.errors import UserError
-from p2pnode.files import replace_file
+from p2pnode.identity.files import read_file, replace_file
 from p2pnode.simulation.run import Trial
 from p2pnode.simulation.scenario import Run, Scenario, described
 
 Line = dict[str, Any]
+
+LARGEST = 1 << 30  # bytes of a file
 
 FREE = ("name", "about", "seeds", "learning_rates", "metric", "target", "runs")
 """What of a scenario does not change what a trial comes to."""
@@ -32,15 +34,18 @@ class Store:
         path: is read, and written anew with each line; None keeps them in memory only.
 
     Raises:
-        UserError: it holds something else.
+        UserError: it holds something else, or its folder is not there.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lines: dict[str, Line] = {}
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}")
         if path is not None and path.exists():
             try:
-                self._lines = {line["key"]: line for line in map(json.loads, path.read_text().splitlines())}
+                lines = read_file(path, LARGEST).splitlines()
+                self._lines = {line["key"]: line for line in map(json.loads, lines)}
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path} holds no results of simulations: choose another file") from error
 
@@ -53,7 +58,7 @@ class Store:
         self._lines[key] = {"key": key, **line}
         if self._path is not None:
             text = "".join(json.dumps(one, sort_keys=True) + "\n" for one in self._lines.values())
-            replace_file(self._path, text.encode(), 0o644)
+            replace_file(self._path, text.encode())
 
 
 def key_of(scenario: Scenario, trial: Trial) -> str:
@@ -100,8 +105,7 @@ def best(scenario: Scenario, store: Store, run: Run) -> float:
     """The learning rate whose settled model does best on the validation rows."""
 
     def goodness(rate: float) -> float:
-        line = store.get(key_of(scenario, Trial(run, rate, scenario.seeds[0])))
-        assert line is not None
+        line = _line(scenario, store, Trial(run, rate, scenario.seeds[0]))
         return _goodness(line["end"]["validation"] or line["end"]["test"], scenario.metric)
 
     return max(scenario.learning_rates, key=goodness)
@@ -167,7 +171,7 @@ class Summary:
 def summary(scenario: Scenario, store: Store, run: Run) -> Summary:
     """What a run came to. All its trials are in the store."""
     rate = best(scenario, store, run)
-    lines = [_line(store, key_of(scenario, Trial(run, rate, seed))) for seed in scenario.seeds]
+    lines = [_line(scenario, store, Trial(run, rate, seed)) for seed in scenario.seeds]
     metric = scenario.metric
     worst_of = min if sign(metric) > 0 else max
     last = [line["points"][-1] for line in lines]
@@ -206,8 +210,13 @@ def _reached(scenario: Scenario, lines: Sequence[Line]) -> tuple[float, float, f
     return rounds, sent, seconds
 
 
-def _line(store: Store, key: str) -> Line:
-    line = store.get(key)
+def first(scenario: Scenario, store: Store, run: Run) -> Line:
+    """The trial of a run with its best learning rate and the first seed."""
+    return _line(scenario, store, Trial(run, best(scenario, store, run), scenario.seeds[0]))
+
+
+def _line(scenario: Scenario, store: Store, trial: Trial) -> Line:
+    line = store.get(key_of(scenario, trial))
     assert line is not None
     return line
 
@@ -226,8 +235,11 @@ def regressions(found: Sequence[Summary], baseline: Sequence[dict[str, Any]], sl
         old = before.get(one.label)
         if old is None:
             continue
+        if old["metric"] != one.metric:
+            lines.append(f"{one.label}: measured by {one.metric}, it was by {old['metric']}")
+            continue
         was = statistics.mean(old["settled"])
-        if not sign(one.metric) * (one.mean - was) >= -slack:
+        if math.isfinite(was) and not sign(one.metric) * (one.mean - was) >= -slack:
             lines.append(f"{one.label}: {one.metric} {one.mean:.4f}, it was {was:.4f}")
         if one.bytes > 1.01 * old["bytes"]:
             lines.append(f"{one.label}: {one.bytes:.0f} bytes, it was {old['bytes']:.0f}")

@@ -31,6 +31,8 @@ from typing import Annotated, Any, TypeVar
 from p2pnode.errors import UserError
 from p2pnode.identity.files import read_file
 from p2pnode.identity.schema import Entry, Options, check, integer, number, one_of, read, text
+from p2pnode.learning import registry
+from p2pnode.learning.topology.table import TOPOLOGIES
 
 LARGEST = 1 << 20  # bytes of a file
 SERVER, WEIGHTED_SERVER, NOBODY, POOLED, NODES = "server", "weighted-server", "nobody", "pooled", "nodes"
@@ -107,12 +109,20 @@ class Run:
     def label(self) -> str:
         """All that is not as usual, in one line."""
         usual = {f.name: f.default for f in fields(self)}
-        parts = [self.rule, *(f"{k}={v:g}" for k, v in self.rule_options.items())]
+        parts = [self.rule, *_unusual(self.rule_options, registry.RULES.get(self.rule))]
         parts += [
             str(getattr(self, name)) for name in ("codec", "topology") if getattr(self, name) != usual[name]
         ]
-        parts += [f"{k}={v:g}" for k, v in self.topology_options.items()]
+        parts += _unusual(self.topology_options, TOPOLOGIES.get(self.topology))
         return " ".join([*parts, f"H={self.steps}", *([f"overlap={self.overlap}"] if self.overlap else [])])
+
+
+def _unusual(options: Options, entry: registry.Entry | None) -> Iterator[str]:
+    """Options that are not at their defaults."""
+    for name, value in options.items():
+        usual = entry.options.get(name) if entry else None
+        if usual is None or value != usual.default:
+            yield f"{name}={value}"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What `--help` says: every option its unit and default, and how a command ends."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ import click
 import pytest
 
 from p2pnode.cli.main import p2pnode
+from p2pnode.cli.options import TASKS
+from p2pnode.learning import registry
 from tests.cli.run import ROOT
 
 KINDS = {"TEXT", "INTEGER", "FLOAT", "PATH", "INTEGER RANGE", "FLOAT RANGE"}
@@ -60,6 +63,19 @@ def test_help_says_how_commands_end() -> None:
     assert p2pnode.epilog is not None
     for code in ("0 ", "1 ", "2 ", "130/143 "):
         assert f"\n    {code}" in p2pnode.epilog
+
+
+def test_help_names_every_task_that_brings_its_data() -> None:
+    named = re.findall(r"[a-z][a-z0-9-]+", TASKS)
+    assert [name for name in named if name in registry.TASKS] == [
+        name for name, entry in registry.TASKS.items() if not entry.described
+    ]
+    told = [
+        option.help or ""
+        for words, option in every_option()
+        if words.endswith((" demo --task", " create --task"))
+    ]
+    assert len(told) == 2 and all(TASKS in help_ for help_ in told)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -24,10 +24,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 
 def test_lists_make_a_run_for_each_combination(tmp_path: Path) -> None:
-    runs = RUN + 'rule = ["average", "momentum"]\nsteps = [5, 10]\nrule_options = {beta = [0.5, 0.9]}\n'
+    runs = RUN + 'rule = ["average", "momentum"]\nsteps = [5, 10]\nrule_options = {beta = [0.25, 0.5]}\n'
     labels = [run.label for run in read(tmp_path, LEAST + runs).runs]
     assert len(set(labels)) == 8
-    assert "momentum beta=0.9 H=5" in labels
+    assert "momentum beta=0.5 H=5" in labels
 
 
 @pytest.mark.parametrize(
