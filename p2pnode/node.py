@@ -263,6 +263,7 @@ class Node:
             membership=self.membership,
             finish=self._config.finish,
             deadlines=self._config.deadlines,
+            compute=self._world.compute,
         )
         settlement = await settling.run()
         self._keeping.settled = True

@@ -144,8 +144,8 @@ class Compute(Protocol):
     async def __call__(self, function: Callable[[], T], /) -> T: ...
 
 
-class Model(Protocol):
-    """The parameters as the conversations see them: the trainer, to everybody but its owner.
+class Shared(Protocol):
+    """What an exchange carries: the whole model, or in settling by halves a part of it.
 
     One exchange at a time: `snapshot`, then `apply` or `drop`, before the next `snapshot`.
     """
@@ -157,23 +157,17 @@ class Model(Protocol):
 
     @property
     def payload_bytes(self) -> int:
-        """Size of an encoded snapshot, the same on every node with the same layout."""
+        """Size of an encoded snapshot."""
+        ...
+
+    @property
+    def expected_bytes(self) -> int:
+        """Size of a partner's: of a whole model the same, on every node with the same layout."""
         ...
 
     @property
     def layout(self) -> bytes:
         """SHA-256 digest of what is shared: names, shapes and dtypes, rule and codec."""
-        ...
-
-    async def steps(self, count: int) -> float:
-        """Take `count` local steps; their mean loss, nan for none.
-
-        Waits first while an exchange is open and training has run ahead of it as far as it may.
-        """
-        ...
-
-    async def end_round(self) -> None:
-        """Let the rule turn the round's result into the next parameters, and count the round."""
         ...
 
     async def snapshot(self, turn: int) -> Sequence[memoryview]:
@@ -185,7 +179,7 @@ class Model(Protocol):
         ...
 
     async def decode(self, payload: memoryview) -> object:
-        """Decode a partner's encoded snapshot of `payload_bytes` bytes, which are the caller's again then.
+        """Decode a partner's encoded snapshot of `expected_bytes` bytes, which are the caller's again then.
 
         Raises:
             PeerFault: it holds NaN or infinity.
@@ -198,6 +192,21 @@ class Model(Protocol):
 
     def drop(self) -> None:
         """Forget the snapshot kept aside, if there is one: its exchange has ended."""
+        ...
+
+
+class Model(Shared, Protocol):
+    """The parameters as the conversations see them: the trainer, to everybody but its owner."""
+
+    async def steps(self, count: int) -> float:
+        """Take `count` local steps; their mean loss, nan for none.
+
+        Waits first while an exchange is open and training has run ahead of it as far as it may.
+        """
+        ...
+
+    async def end_round(self) -> None:
+        """Let the rule turn the round's result into the next parameters, and count the round."""
         ...
 
     async def settle(self) -> None:

@@ -71,6 +71,10 @@ class Trainer:
         return arrays.size(self._learner.payload)
 
     @property
+    def expected_bytes(self) -> int:
+        return self.payload_bytes
+
+    @property
     def layout(self) -> bytes:
         return self._learner.layout
 

@@ -36,7 +36,7 @@ from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
 from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
 from p2pnode.gossip.view import Member
-from p2pnode.ports import Model, Network, PeerId, Stream
+from p2pnode.ports import Network, PeerId, Shared, Stream
 from p2pnode.wire.messages import (
     Abort,
     Accept,
@@ -75,7 +75,7 @@ class Exchanger:
 
     Args:
         network: opens and serves streams.
-        model: what is averaged.
+        model: what is averaged. Another may take its place between two exchanges.
         incarnation: of this process.
         member: looks a peer up in the view.
         publish: takes events.
@@ -86,19 +86,19 @@ class Exchanger:
     def __init__(
         self,
         network: Network,
-        model: Model,
+        model: Shared,
         incarnation: int,
         member: Callable[[PeerId], Member | None],
         publish: Callable[[Event], None],
         fault: Callable[[PeerId, PeerFault], None],
         deadlines: Deadlines,
     ) -> None:
+        self.model = model
         self.agenda = Agenda()
         self.slot = Slot()
         self.completed = 0
         self.again: dict[PeerId, float] = {}  # when a peer that declined wants to be asked again
         self._network = network
-        self._model = model
         self._incarnation = incarnation
         self._member = member
         self._publish = publish
@@ -196,7 +196,7 @@ class Exchanger:
                 self._aborted(stream.peer, offer, refusal)
                 return Result.ABORTED
             with trio.CancelScope(shield=True):  # decided: neither a deadline nor a shutdown undoes it
-                await self._model.apply(decoded, offer.weight)
+                await self.model.apply(decoded, offer.weight)
                 self._remember(offer.exchange)
             self._complete(stream.peer, offer, agenda, counted, started, initiator=True)
             with trio.move_on_after(self._deadlines.of(), shield=True):
@@ -207,7 +207,7 @@ class Exchanger:
             raise
         finally:
             self.slot.pending = b""
-            self._model.drop()
+            self.model.drop()
 
     async def _await_ready(self, stream: Stream) -> str:
         """Why the acceptor is not ready; empty when it is."""
@@ -246,7 +246,7 @@ class Exchanger:
                 committed = await self._decision(stream, offer)
             if committed:
                 with trio.CancelScope(shield=True):
-                    await self._model.apply(decoded, offer.weight)
+                    await self.model.apply(decoded, offer.weight)
                 self._complete(stream.peer, offer, agenda, offer.counted, started, initiator=False)
             elif committed is None:
                 self._publish(ExchangeUnsettled(stream.peer, offer.exchange.hex()))
@@ -256,7 +256,7 @@ class Exchanger:
             self._aborted(stream.peer, offer, str(error))
             raise
         finally:
-            self._model.drop()
+            self.model.drop()
 
     async def _decision(self, stream: Stream, offer: Offer) -> bool:
         """Say `ready`, and learn whether the initiator committed, however long that takes."""
@@ -302,7 +302,7 @@ class Exchanger:
             PeerFault: `NOT_FINITE`, after telling the partner.
             Disconnected: the stream ended.
         """
-        snapshot, arrived = await self._model.snapshot(offer.round % 2**31), self._room()
+        snapshot, arrived = await self.model.snapshot(offer.round % 2**31), self._room()
         broken: list[Disconnected] = []
 
         async def unless_broken(direction: Awaitable[None]) -> None:
@@ -318,16 +318,17 @@ class Exchanger:
         if broken:
             raise broken[0]
         try:
-            return await self._model.decode(arrived)
+            return await self.model.decode(arrived)
         except PeerFault as error:
             await _quietly(send(stream, Abort(error.detail)))
             raise
 
     def _room(self) -> memoryview:
         """Memory for a partner's snapshot, kept: to take 40 MB anew each time holds the loop for 20 ms."""
-        if len(self._arrived) != self._model.payload_bytes:
-            self._arrived = np.empty(self._model.payload_bytes, np.uint8).data
-        return self._arrived
+        size = self.model.expected_bytes
+        if len(self._arrived) < size:
+            self._arrived = np.empty(size, np.uint8).data
+        return self._arrived[:size]
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:
@@ -346,10 +347,10 @@ class Exchanger:
         ids = (initiator, acceptor, self._offers)
         return Offer(
             exchange=b"".join(number.to_bytes(8, "big") for number in ids),
-            layout=self._model.layout,
-            round=self._model.round,
+            layout=self.model.layout,
+            round=self.model.round,
             weight=agenda.weight,
-            size=self._model.payload_bytes,
+            size=max(self.model.payload_bytes, self.model.expected_bytes),
             members=agenda.members,
             step=agenda.step,
             counted=agenda.counted,

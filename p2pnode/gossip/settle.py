@@ -4,7 +4,8 @@ The mean of the nodes' models is better than any of them, and an exact one costs
 than a round: over the Base-2 graph (Takezawa et al., 2023) n nodes that each talk to one peer a step
 hold their exact mean after at most 2 floor(log2 n) + 1 steps. That needs an agreed, ordered list of
 members: nodes that are done say so in their hellos, then propose the list they see by its digest,
-and begin when all on the list propose the same. Of every edge the lower peer id makes the offer.
+and begin when all on the list propose the same. Large vectors take the way that sends less
+(`halving.py`), and come back to this one when somebody is missed on it.
 
 An edge whose other end has gone comes to nothing on both sides, so the rest still conserves its sum,
 but is exact no longer. Therefore each node tells with its offers whose models its own already
@@ -13,7 +14,7 @@ contains, and in the end compares sketches of the settled models: 16 numbers, a 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,12 +23,14 @@ import numpy.typing as npt
 import trio
 
 from p2pnode.config import Deadlines, Finish
-from p2pnode.gossip.agenda import AGAIN, Agenda
-from p2pnode.gossip.exchange import Exchanger, Result
+from p2pnode.gossip.agenda import Agenda
+from p2pnode.gossip.exchange import Exchanger
+from p2pnode.gossip.halving import Halving, Parts
+from p2pnode.gossip.meeting import meet, rest, until
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Member, Stage, View
-from p2pnode.learning.topology import base_graph
-from p2pnode.ports import Model, PeerId
+from p2pnode.learning.topology import LARGE, base_graph, by_halving
+from p2pnode.ports import Compute, Model, PeerId
 
 SKETCH = 16  # float32 numbers
 
@@ -47,9 +50,9 @@ class Settlement:
     spread: float
 
 
-def digest(members: Sequence[PeerId]) -> bytes:
-    """SHA-256 of a sorted member list."""
-    return hashlib.sha256("\n".join(members).encode()).digest()
+def digest(members: Sequence[PeerId], *, anew: bool = False) -> bytes:
+    """SHA-256 of a sorted member list, and of whether to settle with it `anew` after a first attempt."""
+    return hashlib.sha256("\n".join([*members, "anew"] if anew else members).encode()).digest()
 
 
 def sketch(vector: npt.NDArray[np.float32], seed: bytes) -> npt.NDArray[np.float32]:
@@ -78,7 +81,10 @@ def edges_of(me: PeerId, members: Sequence[PeerId]) -> Iterator[tuple[int, PeerI
 
 @dataclass
 class Settling:
-    """Brings a node that has done its rounds to the common mean."""
+    """Brings a node that has done its rounds to the common mean.
+
+    `large` is how many bytes of a vector are large, the same at all nodes.
+    """
 
     me: PeerId
     model: Model
@@ -86,6 +92,9 @@ class Settling:
     membership: Membership
     finish: Finish
     deadlines: Deadlines
+    compute: Compute
+    large: int = LARGE
+    _anew: bool = field(default=False, init=False)  # a first attempt has failed, here or elsewhere
     _sketches: dict[PeerId, bytes] = field(default_factory=dict, init=False)
 
     async def run(self) -> Settlement:
@@ -94,20 +103,54 @@ class Settling:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.membership.greet_all)
             nursery.start_soon(self._listen)
-            await self._until(
-                lambda view: all(m.stage != Stage.TRAINING for m in view.all()), self.finish.grace
+            await until(
+                self.membership,
+                lambda view: all(m.stage != Stage.TRAINING for m in view.all()),
+                self.finish.grace,
             )
-            members = await self._agree(nursery)
-            counted = await self._average(members)
-            proof = sketch(await self.model.vector(), self.membership.swarm).tobytes()
+            members, counted = await self._reach_the_mean(nursery)
+            proof = self._sketch(await self.model.vector())
             self.membership.standing.stage, self.membership.standing.sketch = Stage.SETTLED, proof
             others = [member for member in members if member != self.me]
             with trio.move_on_after(self.finish.linger):
                 async with trio.open_nursery() as last:
                     last.start_soon(self.membership.greet_all)
-                    await self._until(partial(self._heard_all, others), self.finish.linger)
+                    await until(self.membership, partial(self._heard_all, others), self.finish.linger)
             nursery.cancel_scope.cancel()
         return Settlement(len(members), counted, self._spread(proof, others))
+
+    def _sketch(self, vector: npt.NDArray[np.float32]) -> bytes:
+        return sketch(vector, self.membership.swarm).tobytes()
+
+    async def _reach_the_mean(self, nursery: trio.Nursery) -> tuple[Sequence[PeerId], int]:
+        """With whom, and how many of them the model then contains."""
+        members = await self._agree(nursery)
+        await self._rest(members)
+        await self.model.settle()
+        vector = await self.model.vector()
+        if not self._anew and by_halving(len(members), vector.nbytes, self.large):
+            mean = await self._halving(members, vector).run(nursery)
+            if mean is None:
+                self._anew = True
+                members = await self._agree(nursery)
+            await self._rest(members)
+            self.exchanger.model = self.model
+            if mean is not None:
+                await self.model.jump(self.model.round, mean)
+                return members, len(members)
+        return members, await self._average(members)
+
+    def _halving(self, members: Sequence[PeerId], vector: npt.NDArray[np.float32]) -> Halving:
+        parts = Parts(vector, self.model, len(members), members.index(self.me), self.compute)
+        return Halving(
+            members,
+            digest(members),
+            parts,
+            self.exchanger,
+            self.membership,
+            self.deadlines,
+            self._sketch,
+        )
 
     async def _agree(self, nursery: trio.Nursery) -> Sequence[PeerId]:
         """The largest list of done members that those on it agree on, as far as this node can see."""
@@ -123,26 +166,19 @@ class Settling:
 
         def agreed(_: View) -> bool:
             others = proposal()
+            self._anew = self._anew or any(m.members == self._digest(others, anew=True) for m in others)
             if self._digest(others) != standing.members:
                 standing.members = self._digest(others)
                 nursery.start_soon(self.membership.greet_all)
             return all(member.members == standing.members for member in others)
 
-        await self._until(agreed, self.deadlines.of())
+        # Anew some come later: who missed a frozen peer only has to find that out first.
+        await until(self.membership, agreed, (3 if self._anew else 1) * self.deadlines.of())
         return sorted([self.me, *(m.peer for m in proposal() if m.members == standing.members)])
 
-    def _digest(self, others: Sequence[Member]) -> bytes:
-        return digest(sorted([self.me, *(member.peer for member in others)]))
-
-    async def _until(self, holds: Callable[[View], bool], seconds: float) -> bool:
-        """Wait until the view satisfies `holds`; False when it did not within `seconds`."""
-        with trio.move_on_after(seconds):
-            while True:
-                changed = self.membership.changed
-                if holds(self.membership.view):
-                    return True
-                await changed.wait()
-        return False
+    def _digest(self, others: Sequence[Member], *, anew: bool = False) -> bytes:
+        peers = sorted([self.me, *(member.peer for member in others)])
+        return digest(peers, anew=anew or self._anew)
 
     async def _listen(self) -> None:
         """Keep the sketches of those who have settled: they may be gone when this node has."""
@@ -152,7 +188,7 @@ class Settling:
             await changed.wait()
 
     def _heard_all(self, others: Sequence[PeerId], view: View) -> bool:
-        self._sketches.update((member.peer, member.sketch) for member in view.all() if member.sketch)
+        self._sketches.update((m.peer, m.sketch) for m in view.all() if m.stage == Stage.SETTLED and m.sketch)
         return all(peer in self._sketches for peer in others if peer in view)
 
     def _spread(self, own: bytes, others: Sequence[PeerId]) -> float:
@@ -160,40 +196,18 @@ class Settling:
         heard = (self._sketches[peer] for peer in others if peer in self._sketches)
         return max((distance(own, theirs) for theirs in heard), default=0.0)
 
-    async def _average(self, members: Sequence[PeerId]) -> int:
-        """Walk through the schedule; how many members the result contains."""
+    async def _rest(self, members: Sequence[PeerId]) -> None:
+        """From here on nobody can begin an exchange of the training kind with us."""
         own = 1 << members.index(self.me)
         counted = own.to_bytes(len(members) // 8 + 1, "little")
-        # From here on nobody can begin an exchange of the training kind with us.
-        self.exchanger.agenda = Agenda(members=digest(members), partner=self.me, counted=counted)
-        while self.exchanger.slot.busy:
-            await self.exchanger.slot.free.wait()
-        await self.model.settle()
+        named = digest(members, anew=self._anew)
+        await rest(self.exchanger, Agenda(members=named, partner=self.me, counted=counted))
+
+    async def _average(self, members: Sequence[PeerId]) -> int:
+        """Walk through the schedule; how many members the result contains."""
+        seconds = 3 * self.deadlines.of(2 * self.model.payload_bytes)
         for step, partner, weight in edges_of(self.me, members):
-            agenda = Agenda(weight, digest(members), step, partner, self.exchanger.agenda.counted)
-            self.exchanger.agenda = agenda
-            with trio.move_on_after(3 * self.deadlines.of(2 * self.model.payload_bytes)):
-                if self.me < partner:
-                    await self._offer(agenda, partner)
-                else:
-                    await self._await_offer(agenda, partner)
+            before = self.exchanger.agenda
+            agenda = Agenda(weight, before.members, step, partner, before.counted)
+            await meet(self.exchanger, self.membership, agenda, partner, seconds)
         return int.from_bytes(self.exchanger.agenda.counted, "little").bit_count()
-
-    async def _offer(self, agenda: Agenda, partner: PeerId) -> None:
-        while not agenda.done.is_set() and (member := self.membership.view.get(partner)) is not None:
-            if await self.exchanger.offer(member) in (Result.STRANGER, Result.ABORTED, Result.UNREACHABLE):
-                self.membership.suspect(partner)
-            await trio.sleep(AGAIN)
-
-    async def _await_offer(self, agenda: Agenda, partner: PeerId) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cancel_when_gone, partner, nursery.cancel_scope)
-            await agenda.done.wait()
-            nursery.cancel_scope.cancel()
-        while self.exchanger.slot.busy:  # a commit may still be on its way to being answered
-            await self.exchanger.slot.free.wait()
-
-    async def _cancel_when_gone(self, peer: PeerId, scope: trio.CancelScope) -> None:
-        while peer in self.membership.view:
-            await self.membership.changed.wait()
-        scope.cancel()

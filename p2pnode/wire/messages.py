@@ -157,7 +157,7 @@ class Offer:
         layout: digest of what the initiator shares.
         round: the initiator's finished rounds.
         weight: of the difference; both ends must compute the same one.
-        size: bytes of an encoded snapshot.
+        size: bytes of an encoded snapshot; of the larger one where the two ends' differ.
         members: while settling, the digest of the agreed member list; else empty.
         step: while settling, the position in the schedule; else 0.
         counted: while settling, one bit for each member already contained in the sender's model.

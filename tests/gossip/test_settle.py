@@ -12,9 +12,11 @@ from p2pnode.config import Finish
 from p2pnode.events import ExchangeCompleted
 from p2pnode.gossip.settle import Settlement, Settling, digest, distance, edges_of, sketch
 from p2pnode.gossip.view import Stage
+from p2pnode.learning.topology import LARGE
 from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
 from p2pnode.ports import PeerId
+from p2pnode.trainer import inline
 from p2pnode.wire import arrays
 from tests.gossip.ends import CODECS, DEADLINES, End, ends, key, learner, spread, vector
 
@@ -31,16 +33,19 @@ def fabric() -> MemoryFabric:
     return MemoryFabric(seed=2, link=Link(latency=LATENCY))
 
 
-def settling(end: End, grace: float = 60.0) -> Settling:
+def settling(end: End, grace: float = 60.0, large: int = LARGE) -> Settling:
     return Settling(
-        end.network.me, end.trainer, end.exchanger, end.membership, Finish(grace=grace), DEADLINES
+        end.network.me, end.trainer, end.exchanger, end.membership, Finish(grace=grace), DEADLINES, inline, large
     )
 
 
 class Swarm:
     """Running members, each in a scope of its own, and how their settling ended."""
 
-    def __init__(self, network: MemoryFabric, members: list[End], nursery: trio.Nursery) -> None:
+    def __init__(
+        self, network: MemoryFabric, members: list[End], nursery: trio.Nursery, large: int = LARGE
+    ) -> None:
+        self._large = large
         self.members = members
         self.ended: dict[PeerId, Settlement] = {}
         self._news = trio.Event()
@@ -57,7 +62,7 @@ class Swarm:
 
     def settle(self, end: End, grace: float = 60.0, *, leave: bool = False) -> None:
         async def work() -> None:
-            self.ended[end.network.me] = await settling(end, grace).run()
+            self.ended[end.network.me] = await settling(end, grace, self._large).run()
             self._news.set()
             self._news = trio.Event()
             if leave:
@@ -80,10 +85,12 @@ class Swarm:
 
 
 @asynccontextmanager
-async def swarm(n: int, codec: str = "float32") -> AsyncIterator[Swarm]:
-    network = fabric()
+async def swarm(
+    n: int, codec: str = "float32", large: int = LARGE, network: MemoryFabric | None = None
+) -> AsyncIterator[Swarm]:
+    network = network or fabric()
     async with ends(network, n, codec) as members, trio.open_nursery() as nursery:
-        yield Swarm(network, members, nursery)
+        yield Swarm(network, members, nursery, large)
         nursery.cancel_scope.cancel()
 
 

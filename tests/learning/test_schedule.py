@@ -21,7 +21,8 @@ from p2pnode.learning.schedule import (
 )
 from p2pnode.learning.topology import matching
 from p2pnode.learning.topology.pairs import random_pairs, shared_pairs
-from p2pnode.learning.topology.settling import costs
+from p2pnode.learning.topology.halving import blocks, halving
+from p2pnode.learning.topology.settling import LARGE, by_halving, costs
 from p2pnode.learning.topology.table import TOPOLOGIES, scheduled
 
 N = 16  # a power of two and of four: every topology is there for it
@@ -292,30 +293,38 @@ def test_what_is_not_there_is_said_in_one_line(name: str, n: int, options: dict[
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("n", range(2, 34))
-def test_halving_and_doubling_reach_the_mean_for_what_it_is_said_to_cost(n: int) -> None:
-    values = drawn(n, n)
-    held = np.array([np.roll(values[node], -node) for node in range(n)])  # [node, distance of the block]
-    sent = steps = 0
-    skips = [n]
-    while skips[-1] > 1:
-        skips.append((skips[-1] + 1) // 2)
-    for far, skip in pairwise(skips):
-        held[:, : far - skip] += np.roll(held[:, skip:far], skip, axis=0)
-        sent, steps = sent + far - skip, steps + 1
-    for skip, far in zip(skips[:0:-1], skips[-2::-1], strict=True):
-        held[:, skip:far] = np.roll(held[:, : far - skip], -skip, axis=0)
-        sent, steps = sent + far - skip, steps + 1
-    ended = np.array([np.roll(held[node], node) for node in range(n)])
-    np.testing.assert_allclose(ended / n, np.broadcast_to(values.mean(axis=0), (n, n)), atol=1e-14)
-    cost = next(cost for cost in costs(n, n) if cost.way == "halving")
-    assert (cost.steps, cost.mean, cost.most) == (steps, sent, sent)
+@pytest.mark.parametrize("n", range(1, 34))
+def test_halving_and_doubling_reach_the_sum_for_what_it_is_said_to_cost(n: int) -> None:
+    width = blocks(n)
+    values = drawn(n, width)
+    held, sent = values.copy(), np.zeros(n)
+    plans = [{step.number: step for step in halving(n, me)} for me in range(n)]
+    numbers = sorted({number for plan in plans for number in plan})
+    for number in numbers:
+        before = held.copy()
+        for me, step in ((me, plan[number]) for me, plan in enumerate(plans) if number in plan):
+            theirs = plans[step.partner][number]
+            assert (theirs.partner, theirs.sent, theirs.adds) == (me, step.received, step.adds)
+            part = slice(*step.received)
+            held[me, part] = before[step.partner, part] + (before[me, part] if step.adds else 0)
+            sent[me] += step.sent[1] - step.sent[0]
+    np.testing.assert_allclose(held, np.broadcast_to(values.sum(axis=0), (n, width)), atol=1e-12)
+    assert all((row == held[0]).all() for row in held)
+    if n > 1:
+        cost = next(cost for cost in costs(n, width) if cost.way == "halving")
+        assert (cost.steps, cost.mean, cost.most) == (len(numbers), sent.mean(), sent.max())
 
 
 def test_halving_moves_less_than_the_base_graph_from_three_nodes_on() -> None:
     assert [cost.way for cost in costs(2, 1000)] == ["base", "halving"]
     for n in range(3, 130):
-        halving, base = costs(n, 1000)
-        assert (halving.way, base.way) == ("halving", "base")
-        assert halving.most < 2000 <= base.mean <= base.most <= 1000 * base.steps
-        assert halving.steps <= 2 * base.steps
+        less, base = costs(n, 1000)
+        assert (less.way, base.way) == ("halving", "base")
+        assert less.mean < 2000 <= base.mean <= base.most <= 1000 * base.steps
+        assert less.most <= 0.75 * base.most
+        assert less.steps <= 2 * base.steps
+
+
+def test_nodes_halve_from_three_on_and_large_vectors_only() -> None:
+    assert not by_halving(1, 10**9) and not by_halving(2, 10**9)
+    assert by_halving(3, LARGE) and not by_halving(3, LARGE - 1)

@@ -3,20 +3,21 @@
 *Over the Base-2 graph* (`base.py`) a node sends its whole vector in every step that it has a partner in.
 A partner that has gone costs exactness only: what was exchanged before still conserves the sum.
 
-*By halving and doubling*: cut the vector into n blocks. Reduce-scatter: with skips n/2, n/4, ... (rounded
-up) a node sends to the one a skip ahead the partial sums of blocks that are nearer to it, and adds those
-that arrive, until it holds the sum of one block; allgather is the same backwards. Each takes ceil(log2 n)
-steps, in which every node sends n - 1 blocks, for any n (Träff 2024, "Optimal, non-pipelined reduce-scatter
-and allreduce algorithms"); over powers of two that is what recursive halving and doubling move
-(Rabenseifner 2004; Thakur, Rabenseifner and Gropp 2005). A node that leaves in between takes partial sums
-of everybody with it.
+*By halving and doubling* (`halving.py`) it sends parts of its vector, in all less than three vectors, but in
+more steps, and a node that leaves in between takes partial sums of everybody with it. (Where a node sends to
+one and receives from another in the same step, no n needs more than 2 (n - 1) / n vectors: Träff 2024,
+"Optimal, non-pipelined reduce-scatter and allreduce algorithms". Our exchanges are between two.)
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 from p2pnode.learning.topology.base import base_graph
+from p2pnode.learning.topology.halving import blocks, halving
+
+LARGE = 256 * 1024
+"""Bytes of a vector from which on it pays to send less in more steps. With 10 Mbit/s upwards and 50 ms for
+an answer, so many bytes take about as long as the messages of two steps."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,13 @@ class Cost:
 def costs(n: int, size: int) -> tuple[Cost, Cost]:
     """Both ways to settle, the one whose busiest node sends less first; of equals, the one with fewer steps.
 
-    Base-2 is counted on the schedule itself, halving by the formula 2 (n - 1) / n, which a test holds against
-    a run. In vectors sent by the busiest (mean) node, and steps:
+    Both are counted on the schedules themselves. In vectors sent by the busiest (mean) node, and steps:
 
-        n                   2        4           5         8          25          64         100
-        Base-2, bytes  1 (1)    2 (2)    5 (3.6)     3 (3)     9 (7.8)       6 (6)   13 (11.8)
-        Base-2, steps      1        2          5         3           9           6          13
-        halving, bytes   1.0      1.5        1.6      1.75        1.92        1.97        1.98
-        halving, steps     2        4          6         6          10          12          14
+        n                       2        3        4         5         8          25          32         100
+        Base-2, vectors     1 (1)    3 (2)    2 (2)   5 (3.6)     3 (3)     9 (7.8)       5 (5)   13 (11.8)
+        Base-2, steps           1        3        2         5         3           9           5          13
+        halving, vectors    1 (1)  2 (1.3)      1.5  2.5 (1.6)     1.75   2.9 (1.9)        1.94   3.0 (2.0)
+        halving, steps          2        4        4         6         6          10          10          14
 
     So halving sends less from n = 3 on, in up to twice as many steps, which cost time on slow answers.
 
@@ -57,7 +57,14 @@ def costs(n: int, size: int) -> tuple[Cost, Cost]:
     rounds = base_graph(n)
     sent = Counter(node for edges in rounds for i, j, _ in edges for node in (i, j))
     base = Cost("base", len(rounds), size * sent.total() / n, size * max(sent.values()))
-    halved = 2 * size * (n - 1) / n
-    halving = Cost("halving", 2 * math.ceil(math.log2(n)), halved, halved)
-    one, other = sorted((base, halving), key=lambda cost: (cost.most, cost.steps))
+    spans = [[last - first for first, last in (step.sent for step in halving(n, me))] for me in range(n)]
+    parts = [size * sum(lengths) / blocks(n) for lengths in spans]
+    last = max(step.number for step in halving(n, n - 1))
+    way = Cost("halving", last + (n > blocks(n)), sum(parts) / n, max(parts))
+    one, other = sorted((base, way), key=lambda cost: (cost.most, cost.steps))
     return one, other
+
+
+def by_halving(n: int, size: int, large: int = LARGE) -> bool:
+    """Whether n nodes settle a vector of `size` bytes so: where it sends less, and bytes matter most."""
+    return n > 1 and size >= large and costs(n, size)[0].way == "halving"
