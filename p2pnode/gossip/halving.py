@@ -38,10 +38,12 @@ Vector = npt.NDArray[np.float32]
 
 
 class Parts:
-    """What a node holds of the sum, f32[n] padded with zeros to whole blocks. Implements `ports.Shared`.
+    """What a node holds of the mean, padded with zeros to whole blocks. Implements `ports.Shared`.
+
+    What is summed is the vectors over the number of members: the sum of large ones might be infinite.
 
     Args:
-        vector: the node's own, which is copied.
+        vector: the node's own, f32[n]; it is left as it is.
         model: whose layout and round these are.
         members: how many there are.
         me: this node's place among them.
@@ -53,12 +55,11 @@ class Parts:
         self.step = self.steps[0]
         self.layout = model.layout
         self.round = model.round
-        self._members = members
         self._compute = compute
         self._size = len(vector)
         self._width = -(-len(vector) // blocks(members))
         self._sums = np.zeros(self._width * blocks(members), np.float32)
-        self._sums[: self._size] = vector
+        np.divide(vector, members, out=self._sums[: self._size])
 
     @property
     def payload_bytes(self) -> int:
@@ -70,8 +71,7 @@ class Parts:
 
     def mean(self) -> Vector:
         """Of all members, once the last step is done. Every node has the same, bit by bit."""
-        mean: Vector = self._sums[: self._size] / np.float32(self._members)
-        return mean
+        return self._sums[: self._size]
 
     async def snapshot(self, turn: int) -> Sequence[memoryview]:
         await trio.lowlevel.checkpoint()
@@ -90,7 +90,10 @@ class Parts:
     async def apply(self, decoded: Any, weight: float) -> None:
         def work() -> None:
             held = self._part(self.step.received)
-            held[:] = held + decoded if self.step.adds else decoded
+            if self.step.adds:
+                held += decoded
+            else:
+                held[:] = decoded
 
         await self._compute(work)
 

@@ -127,9 +127,8 @@ class Settling:
         members = await self._agree(nursery)
         await self._rest(members)
         await self.model.settle()
-        vector = await self.model.vector()
-        if not self._anew and by_halving(len(members), vector.nbytes, self.large):
-            mean = await self._halving(members, vector).run(nursery)
+        if not self._anew and by_halving(len(members), self.model.payload_bytes, self.large):
+            mean = await self._halve(members, nursery)
             if mean is None:
                 self._anew = True
                 members = await self._agree(nursery)
@@ -140,17 +139,20 @@ class Settling:
                 return members, len(members)
         return members, await self._average(members)
 
-    def _halving(self, members: Sequence[PeerId], vector: npt.NDArray[np.float32]) -> Halving:
-        parts = Parts(vector, self.model, len(members), members.index(self.me), self.compute)
-        return Halving(
-            members,
-            digest(members),
-            parts,
-            self.exchanger,
-            self.membership,
-            self.deadlines,
-            self._sketch,
+    async def _halve(
+        self, members: Sequence[PeerId], nursery: trio.Nursery
+    ) -> npt.NDArray[np.float32] | None:
+        vector = await self.model.vector()
+        halving = Halving(
+            members=members,
+            digest=digest(members),
+            parts=Parts(vector, self.model, len(members), members.index(self.me), self.compute),
+            exchanger=self.exchanger,
+            membership=self.membership,
+            deadlines=self.deadlines,
+            sketch=self._sketch,
         )
+        return await halving.run(nursery)
 
     async def _agree(self, nursery: trio.Nursery) -> Sequence[PeerId]:
         """The largest list of done members that those on it agree on, as far as this node can see."""

@@ -112,7 +112,8 @@ class Hello:
         round: finished rounds.
         layout: digest of what is shared; empty while the manifest is not known yet.
         members: while settling, the digest of the member list this node proposes; else empty.
-        sketch: once settled, 16 float32 projections of the model, to tell how far apart models are.
+        sketch: once settled, 16 float32 projections of the model, to tell how far apart models are;
+            while others may still fail to get there, those of the model it would settle on.
         credential: what the manifest's admission asks for.
         addresses: where the sender listens.
         peers: some others it knows, with addresses: hints.

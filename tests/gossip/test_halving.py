@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import MockClock
 
+from p2pnode.errors import Fault
 from p2pnode.events import ExchangeCompleted
 from p2pnode.gossip import exchange
 from p2pnode.net.memory import MemoryFabric
@@ -113,3 +115,49 @@ async def test_when_one_is_lost_the_others_end_with_one_mean_and_say_of_whom(
         assert counted in (n, n - 1)
         assert await far_from(mean(range(n) if counted == n else left), alive) < 1e-6
         assert not any(end.exchanger.slot.busy for end in alive)
+
+
+async def test_when_two_are_lost_at_once_the_others_end_with_one_mean(clock: MockClock) -> None:
+    network = fabric()
+    async with swarm(7, large=ALWAYS, network=network) as nodes:
+        reached = message(network, nodes.members[1].network.me, 8)
+        for end in nodes.members:
+            nodes.settle(end, leave=True)
+        with trio.fail_after(10):
+            await reached.wait()
+        kill(nodes, network, 1)
+        cut_off(nodes, network, 4)
+        left = [0, 2, 3, 5, 6]
+        alive = [nodes.members[index] for index in left]
+        for settlement in await nodes.until_settled(alive):
+            assert (settlement.members, settlement.counted) == (5, 5)
+        assert await far_from(mean(left), alive) < 1e-6
+
+
+async def test_who_sends_no_numbers_spoils_the_mean_for_nobody_else(clock: MockClock) -> None:
+    async with swarm(4, large=ALWAYS) as nodes:
+        liar, *others = nodes.members
+        await liar.trainer.jump(0, np.full(learner().size, np.nan, np.float32))
+        for end in nodes.members:
+            nodes.settle(end)
+        for settlement in await nodes.until_settled(others):
+            assert settlement.counted <= 3 < settlement.members
+        assert any(fault.fault == Fault.NOT_FINITE for end in others for fault in end.faults)
+        vectors = [await end.trainer.vector() for end in others]
+        np.testing.assert_allclose(np.mean(vectors, axis=0), mean([1, 2, 3]), atol=1e-6)
+
+
+async def test_who_comes_late_settles_with_those_who_settle_anew(clock: MockClock) -> None:
+    network = fabric()
+    async with swarm(5, large=ALWAYS, network=network) as nodes:
+        *first, late = nodes.members
+        reached = message(network, first[0].network.me, 4)
+        for end in first:
+            nodes.settle(end, grace=5)
+        with trio.fail_after(10):
+            await reached.wait()
+        nodes.settle(late)
+        kill(nodes, network, 0)
+        for settlement in await nodes.until_settled(nodes.members[1:]):
+            assert (settlement.members, settlement.counted) == (4, 4)
+        assert await far_from(mean(range(1, 5)), nodes.members[1:]) < 1e-6

@@ -17,6 +17,7 @@ from p2pnode.trainer import Worker
 from p2pnode.wire.messages import Goodbye, encode
 from tests.gossip.ends import CODECS, End, key, make_end, spread, vector
 from tests.gossip.test_consensus import assert_mean_is_kept, gossip
+from tests.gossip.test_settle import far_from, mean, settling
 
 
 @asynccontextmanager
@@ -100,3 +101,33 @@ async def test_four_nodes_contract_to_their_mean_over_tcp() -> None:
         assert spread(vectors) < 1e-6
         assert_mean_is_kept(vectors)
         assert not any(end.of(ExchangeUnsettled) for end in members)
+
+
+@pytest.mark.parametrize("leaver", [None, 1])
+async def test_five_nodes_settle_by_halves_over_tcp(leaver: int | None) -> None:
+    """Also those that are left when one leaves in the middle of it."""
+    async with tcp_ends(5) as members, trio.open_nursery() as nursery:
+        stays = [index for index in range(5) if index != leaver]
+        ended = []
+
+        async def settle(end: End) -> None:
+            ended.append(await settling(end, large=1).run())
+
+        async def leave(end: End) -> None:
+            async with trio.open_nursery() as short:
+                short.start_soon(settle, end)
+                while not end.of(ExchangeCompleted):  # noqa: ASYNC110 - a list has no event
+                    await trio.sleep(0.001)
+                short.cancel_scope.cancel()
+            end.exchanger.slot.closed = True
+            await end.membership.say_goodbye()
+
+        for end in members:
+            await nursery.start(end.membership.run)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as settled:
+                for index, end in enumerate(members):
+                    settled.start_soon(leave if index == leaver else settle, end)
+        assert {(s.members, s.counted) for s in ended} == {(len(stays), len(stays))}
+        assert await far_from(mean(stays), [members[index] for index in stays]) < 1e-6
+        nursery.cancel_scope.cancel()

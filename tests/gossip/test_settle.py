@@ -35,7 +35,14 @@ def fabric() -> MemoryFabric:
 
 def settling(end: End, grace: float = 60.0, large: int = LARGE) -> Settling:
     return Settling(
-        end.network.me, end.trainer, end.exchanger, end.membership, Finish(grace=grace), DEADLINES, inline, large
+        end.network.me,
+        end.trainer,
+        end.exchanger,
+        end.membership,
+        Finish(grace=grace),
+        DEADLINES,
+        inline,
+        large,
     )
 
 

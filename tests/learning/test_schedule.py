@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from p2pnode.learning.schedule import (
     survived,
 )
 from p2pnode.learning.topology import matching
-from p2pnode.learning.topology.pairs import random_pairs, shared_pairs
 from p2pnode.learning.topology.halving import blocks, halving
+from p2pnode.learning.topology.pairs import random_pairs, shared_pairs
 from p2pnode.learning.topology.settling import LARGE, by_halving, costs
 from p2pnode.learning.topology.table import TOPOLOGIES, scheduled
 
