@@ -11,8 +11,8 @@ too, and all settle anew over the Base-2 graph with those still there. Who has a
 sketch into its hellos, still as one that is not settled, and takes the mean over when all others who are
 still there have done so, or when one of them has taken it over and is settled: it saw that. This is a
 vote before a commit (Skeen, 1981), with failures seen by hellos. Where members see each other's leaving
-differently, some may keep the mean of all while others give up. Both are means of whom they count, and
-the spread that those who have settled on the list report tells that they differ.
+differently, some may keep the mean of all while others give up: each still says of whom its mean is, and
+those who keep it see in the others' sketches how far apart they are.
 """
 
 import math

@@ -174,8 +174,8 @@ class Settling:
                 nursery.start_soon(self.membership.greet_all)
             return all(member.members == standing.members for member in others)
 
-        # Anew some come later: who missed a frozen peer only has to find that out first.
-        await until(self.membership, agreed, (3 if self._anew else 1) * self.deadlines.of())
+        # It takes two deadlines to lose a member that has frozen. Who goes on before parts the list.
+        await until(self.membership, agreed, 3 * self.deadlines.of())
         return sorted([self.me, *(m.peer for m in proposal() if m.members == standing.members)])
 
     def _digest(self, others: Sequence[Member], *, anew: bool = False) -> bytes:

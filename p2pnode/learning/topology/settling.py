@@ -57,11 +57,11 @@ def costs(n: int, size: int) -> tuple[Cost, Cost]:
     rounds = base_graph(n)
     sent = Counter(node for edges in rounds for i, j, _ in edges for node in (i, j))
     base = Cost("base", len(rounds), size * sent.total() / n, size * max(sent.values()))
-    spans = [[last - first for first, last in (step.sent for step in halving(n, me))] for me in range(n)]
-    parts = [size * sum(lengths) / blocks(n) for lengths in spans]
-    last = max(step.number for step in halving(n, n - 1))
-    way = Cost("halving", last + (n > blocks(n)), sum(parts) / n, max(parts))
-    one, other = sorted((base, way), key=lambda cost: (cost.most, cost.steps))
+    plans = [halving(n, me) for me in range(n)]
+    steps = len({step.number for plan in plans for step in plan})
+    parts = [sum(step.sent[1] - step.sent[0] for step in plan) * size / blocks(n) for plan in plans]
+    halved = Cost("halving", steps, sum(parts) / n, max(parts))
+    one, other = sorted((base, halved), key=lambda cost: (cost.most, cost.steps))
     return one, other
 
 
