@@ -16,7 +16,7 @@ Columns = Mapping[str, Sequence[str]]
 
 
 def columns(scenario: Scenario, found: Sequence[Summary]) -> Columns:
-    """What each run came to. Nodes that never meet have nothing to settle on; each client has its own model."""
+    """What each run came to. Nodes that never meet settle on nothing, and each client has its own model."""
     met = [run.topology != NOBODY for run in scenario.runs]
     clients = ["-" if one.clients is None else f"{one.clients:.4f}" for one in found]
     return {

@@ -24,7 +24,7 @@ from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset, Part
 from p2pnode.learning.recipe import Recipe
 from p2pnode.learning.schedule import Schedule, survived
-from p2pnode.learning.topology import base_graph
+from p2pnode.learning.topology.settling import by_halving, costs
 from p2pnode.learning.topology.table import scheduled
 from p2pnode.simulation.links import Links
 from p2pnode.simulation.rows import Rows, deal
@@ -211,8 +211,10 @@ def meets(run: Run) -> bool:
 
 
 def settle_bytes(n: int, size: int) -> float:
-    """Bytes that a node sends in the mean while n of them settle `size` float32 parameters over Base-2."""
-    return sum(2 * len(edges) for edges in base_graph(n)) / n * (4 * size + OVERHEAD)
+    """Bytes that a node sends in the mean while n of them settle `size` float32 parameters as nodes do it."""
+    way = "halving" if by_halving(n, 4 * size) else "base"
+    [cost] = [cost for cost in costs(n, 4 * size) if cost.way == way]
+    return cost.mean + cost.steps * OVERHEAD
 
 
 def links_of(scenario: Scenario, n: int, seed: int) -> Links:
