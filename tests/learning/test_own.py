@@ -24,7 +24,7 @@ def loaded(text: str) -> Own:
 
 def manifest(of: Own) -> Manifest:
     """Of a swarm with this task."""
-    made = built_in(**registry.defaults(of))
+    made = built_in(**registry.defaults(of) | {"codec": "int8"})
     return replace(made, task=replace(made.task, name=of.task.name))
 
 
