@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p2pnode.errors import UserError
-from p2pnode.learning.data import Dataset, Part, holdout, partition
+from p2pnode.learning.data import Dataset, Part, holdout, partition, take
 from p2pnode.learning.task import Task
 from p2pnode.simulation.scenario import Scenario
 
@@ -36,7 +36,7 @@ def deal(scenario: Scenario, task: Task, nodes: int, seed: int) -> Rows:
     if scenario.split.kind == "clients":
         return _by_client(scenario, task, nodes, seed)
     train, test = task.load()
-    pool, validation = holdout(train, scenario.validation, 0)
+    pool, validation = _kept_back(train, scenario.validation, 0)
     parts = _parts(scenario, np.asarray(pool.y), nodes, seed) if nodes > 1 else [np.arange(len(pool.y))]
     return Rows(_stacked(pool, parts), validation, test)
 
@@ -69,13 +69,18 @@ def _by_client(scenario: Scenario, task: Task, nodes: int, seed: int) -> Rows:
     if len(clients) < nodes:
         raise UserError(f"task {task.name} has {len(clients)} clients, fewer than {nodes} nodes")
     trains, tests = [train for train, _ in clients], [test for _, test in clients]
-    kept = [holdout(train, scenario.validation, seed) for train in trains]
+    kept = [_kept_back(train, scenario.validation, seed) for train in trains]
     pool = _joined([train for train, _ in kept])
     ends = np.cumsum([len(train.y) for train, _ in kept])
     of_client = np.split(np.arange(ends[-1]), ends[:-1])
     parts = [np.concatenate(of_client[node::nodes]) for node in range(nodes)]
     own = tuple(_joined(tests[node::nodes]) for node in range(nodes)) if nodes > 1 else tuple(tests)
     return Rows(_stacked(pool, parts), _joined([own for _, own in kept]), task.load()[1], own)
+
+
+def _kept_back(train: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """The rows to train on, and a share of all for validation; none of none."""
+    return holdout(train, share, seed) if share else (train, take(train, np.arange(0)))
 
 
 def _joined(parts: list[Dataset]) -> Dataset:

@@ -183,7 +183,7 @@ class Study:
             ).timeline()
         alive = np.random.default_rng([seed, 4]).random((rounds, n)) >= scenario.clock.away
         schedule = schedule_of(scenario, run, rows, alive, seed)
-        return in_step(schedule, alive, links, run.steps, engine.payload_bytes, every)
+        return in_step(schedule, alive, links, run.steps, engine.payload_bytes, every, engine.server)
 
     def _bytes(self, run: Run, engine: Engine, exchanges: float) -> float:
         ways = 2 if run.topology in (SERVER, WEIGHTED_SERVER) else 1  # up, and down again

@@ -71,7 +71,13 @@ class Timeline:
 
 
 def in_step(
-    schedule: Schedule, alive: npt.NDArray[np.bool_], links: Links, steps: int, payload: int, every: int
+    schedule: Schedule,
+    alive: npt.NDArray[np.bool_],
+    links: Links,
+    steps: int,
+    payload: int,
+    every: int,
+    server: bool = False,
 ) -> Timeline:
     """Rounds in step, each in one tick.
 
@@ -82,6 +88,7 @@ def in_step(
         steps: local steps of a round.
         payload: bytes of a snapshot.
         every: rounds between two marks.
+        server: all who are present wait for all: its mean is everybody's partner.
     """
     rounds, n, _ = schedule.partners.shape
     clock, marks = np.zeros(n), [Mark(0, 0.0, 0.0, 0.0)]
@@ -93,6 +100,9 @@ def in_step(
             other, met = schedule.partners[round, :, place], schedule.present[round, :, place]
             took = MESSAGES * links.latency + payload / links.rate(np.arange(n), other)
             slowest = np.where(met, np.maximum(slowest, np.maximum(clock, clock[other]) + took), slowest)
+        if server:
+            there = np.asarray(schedule.present[round].any(axis=1))
+            slowest = np.where(there, slowest.max(initial=0.0, where=there), slowest)
         clock = slowest
         sent, finished = sent + int(schedule.present[round].sum()), finished + int(alive[round].sum())
         if (round + 1) % every == 0 or round + 1 == rounds:

@@ -7,7 +7,8 @@ import pytest
 
 from p2pnode.errors import UserError
 from p2pnode.simulation.results import Line, Store, best, carry_out, count, key_of, regressions, summary
-from p2pnode.simulation.run import Study, Trial
+from p2pnode.simulation.rows import deal
+from p2pnode.simulation.run import Study, Trial, recipe_of
 from p2pnode.simulation.scenario import Clock, Run, Scenario, Split
 
 SCENARIO = Scenario(
@@ -153,6 +154,17 @@ def test_the_same_seed_and_file_give_the_same_bytes(tmp_path: Path) -> None:
     content = (tmp_path / "one").read_bytes()
     assert content == (tmp_path / "two").read_bytes()
     assert content.count(b"\n") == 2
+
+
+def test_without_validation_rows_nobody_loses_one_and_the_test_rows_choose_the_rate() -> None:
+    task = recipe_of(SCENARIO, SCENARIO.runs[0]).task
+    rows = deal(replace(SCENARIO, validation=0.0), task, 4, 0)
+    assert len(rows.validation.y) == 0
+    assert rows.parts.count.sum() == len(task.load()[0].y)
+    end = Study(replace(SCENARIO, validation=0.0)).carry_out(Trial(Run(steps=5), 0.3, 0), lambda *_: None)[
+        "end"
+    ]
+    assert end["validation"] == {} and end["test"]
 
 
 def test_learning_together_is_better_than_alone_and_more_rounds_cost_more_bytes() -> None:

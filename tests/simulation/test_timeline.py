@@ -142,6 +142,15 @@ def test_in_step_a_slow_node_holds_up_its_partners_but_nobody_else() -> None:
     assert seconds == pytest.approx((32 + 32 + 10) / 3)  # the pair: the slower one's steps, then 2 seconds
 
 
+def test_a_server_waits_for_the_slowest_of_those_who_are_there() -> None:
+    own = np.arange(3, dtype=np.int32)[None, :, None]
+    there = np.array([[[True], [True], [False]]])
+    schedule, speeds = Schedule(own, np.ones((1, 3, 1), np.float32), there), np.array([1.0, 3.0, 1.0])
+    slow = Links(speeds, 0.0, 1e3, 0.0, 1.0, 0.0, 0)
+    made = in_step(schedule, np.ones((1, 3), bool), slow, 10, 2000, every=1, server=True)
+    assert made.marks[-1].seconds == pytest.approx((32 + 32 + 10) / 3)
+
+
 def test_a_link_has_one_speed_both_ways_and_as_many_are_slow_as_should_be() -> None:
     one, other = np.triu_indices(200, 1)
     network = links(200)
