@@ -22,6 +22,7 @@ from p2pnode.learning.own import Own, is_own, task_of
 from p2pnode.learning.recipe import Recipe
 from p2pnode.learning.rules.aged import aged
 from p2pnode.learning.rules.average import average
+from p2pnode.learning.rules.averaged import averaged
 from p2pnode.learning.rules.choco import choco
 from p2pnode.learning.rules.diloco import diloco
 from p2pnode.learning.rules.epidemic import epidemic
@@ -90,25 +91,34 @@ TASKS: Mapping[str, Entry] = {
     "wearables": Entry(wearables, {"hidden": Option(32, 0, 2**18)}),
     **{name: Entry(partial(images, name), {"hidden": Option(128, 1, 2**18)}) for name in PIXELS},
 }
+
+
+def _rule(build: Callable[..., Rule], options: Mapping[str, Option], average: float = 0.0) -> Entry:
+    """A rule that may be seen through a running average."""
+    return Entry(partial(averaged, build), {**options, "average": Option(average, 0.0, 0.999)})
+
+
 RULES: Mapping[str, Entry] = {
     "average": Entry(average, {}),
-    "momentum": Entry(momentum, {"beta": Option(0.9, 0.0, 0.999), "average": Option(0.9, 0.0, 0.999)}),
-    "noloco": Entry(
+    "momentum": _rule(
+        momentum, {"beta": Option(0.9, 0.0, 0.999), "correction": Option(0.35, 0.0, 0.99)}, average=0.9
+    ),
+    "noloco": _rule(
         noloco,
         {"alpha": Option(0.5, 0.0, 0.999), "beta": Option(0.7, 0.0, 2.0), "gamma": Option(0.7, 0.0, 1.0)},
     ),
-    "gasloc": Entry(
+    "gasloc": _rule(
         gasloc,
         {"eta": Option(0.7, 0.0, 2.0), "alpha": Option(1.0, 0.0, 1.0), "gamma": Option(0.5, 0.0, 0.999)},
     ),
-    "diloco": Entry(diloco, {"rate": Option(0.7, 0.0, 2.0), "beta": Option(0.9, 0.0, 0.999)}),
-    "sparta": Entry(sparta, {"density": Option(0.005, 1e-4, 1.0)}),
-    "fragments": Entry(fragments, {"parts": Option(8, 1, 10_000)}),
-    "sparse": Entry(
+    "diloco": _rule(diloco, {"rate": Option(0.7, 0.0, 2.0), "beta": Option(0.9, 0.0, 0.999)}),
+    "sparta": _rule(sparta, {"density": Option(0.005, 1e-4, 1.0)}),
+    "fragments": _rule(fragments, {"parts": Option(8, 1, 10_000)}),
+    "sparse": _rule(
         sparse,
         {"beta": Option(0.95, 0.0, 1.0), "alpha": Option(1.0, 0.0, 2.0), "parts": Option(32, 1, 10_000)},
     ),
-    "aged": Entry(aged, {"power": Option(1.0, 0.0, 4.0)}),
+    "aged": _rule(aged, {"power": Option(1.0, 0.0, 4.0)}),
     "push-sum": Entry(push_sum, {"pushes": Option(1, 1, 64), "phases": Option(0, 0, 64)}),
     "epidemic": Entry(epidemic, {}),
     "choco": Entry(choco, {"gamma": Option(0.5, 1e-6, 1.0)}),

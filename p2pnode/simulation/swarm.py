@@ -27,7 +27,11 @@ from p2pnode.learning.recipe import Recipe
 from p2pnode.learning.rules.rule import Payload
 from p2pnode.learning.state import State
 
-EVALUATED = 8  # nodes evaluated at once, which bounds the memory that takes
+EVALUATED = 8
+"""Nodes evaluated at once. What that takes in memory grows with the model, so of large ones it is fewer."""
+
+PARAMETERS = 1 << 17
+"""Of all nodes that are evaluated at once; a single node may have more."""
 
 
 class Ticks(NamedTuple):
@@ -115,7 +119,8 @@ class Engine:
             def judged(one: tuple[jax.Array, dict[str, jax.Array]]) -> dict[str, jax.Array]:
                 return pure.metrics(self.recipe, *one, data)
 
-            metrics: dict[str, jax.Array] = lax.map(judged, (vectors, private), batch_size=EVALUATED)
+            at_once = max(1, min(EVALUATED, PARAMETERS // self.recipe.layout.size))
+            metrics: dict[str, jax.Array] = lax.map(judged, (vectors, private), batch_size=at_once)
             return metrics
 
         return jax.jit(judge)

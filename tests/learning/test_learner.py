@@ -135,7 +135,7 @@ def test_a_newcomer_takes_the_donors_parameters_and_nothing_else() -> None:
     np.testing.assert_array_equal(learner.view(taken), taken.params)
     np.testing.assert_array_equal(taken.private["head"], state.private["head"])
     assert int(taken.step) == int(state.step) == 5
-    assert not np.any(np.asarray(taken.rule.momentum))
+    assert not np.any(np.asarray(taken.rule.rule.momentum))
 
 
 def test_settling_averages_the_views_exactly() -> None:

@@ -59,7 +59,7 @@ def test_the_layout_digest_covers_rule_codec_and_options() -> None:
     others = [
         registry.build(manifest(codec="float32")).layout,
         registry.build(manifest(rule="average", rule_options={})).layout,
-        registry.build(manifest(rule_options={"beta": 0.5, "average": 0.8})).layout,
+        registry.build(manifest(rule_options={"beta": 0.5, "correction": 0.0, "average": 0.8})).layout,
         registry.build(manifest(task_options={"hidden": 9})).layout,
         registry.build(manifest("digits")).layout,
     ]
@@ -67,7 +67,8 @@ def test_the_layout_digest_covers_rule_codec_and_options() -> None:
 
 
 def test_an_integer_is_as_good_as_a_float_for_an_option() -> None:
-    one, other = (registry.build(manifest(rule_options={"beta": beta, "average": 0.8})) for beta in (0, 0.0))
+    options = {"correction": 0.0, "average": 0.8}
+    one, other = (registry.build(manifest(rule_options={"beta": beta, **options})) for beta in (0, 0.0))
     assert one.layout == other.layout
 
 
@@ -90,7 +91,10 @@ def test_an_integer_is_as_good_as_a_float_for_an_option() -> None:
         ({"task_options": {"hidden": True}}, "must be an integer"),
         ({"rule_options": {"beta": 1.0}}, "beta of rule momentum must be a number from 0"),
         ({"rule_options": {"beta": "much"}}, "must be a number"),
-        ({"rule_options": {"beta": 0.5}}, "rule momentum has no average in its options: write it out"),
+        (
+            {"rule_options": {"beta": 0.5}},
+            "rule momentum has no average, correction in its options: write it out",
+        ),
         ({"parameters": 100}, "the swarm's bound is 100"),
     ],
 )

@@ -7,11 +7,16 @@ import pytest
 
 from p2pnode.learning import recipe as pure
 from p2pnode.learning.rules.average import average
+from p2pnode.learning.rules.averaged import averaged
 from p2pnode.learning.rules.momentum import Momentum, momentum
 from p2pnode.learning.rules.rule import Rule
 from tests.learning.made import after_steps, exchange, recipe, rows, toy
 
-SHIPPED = {"average": average(), "momentum": momentum(0.9, 0.9), "neutral momentum": momentum(0.0, 0.0)}
+SHIPPED = {
+    "average": average(),
+    "momentum": averaged(momentum, average=0.9, beta=0.9, correction=0.35),
+    "neutral momentum": momentum(0.0, 0.0),
+}
 N = 50
 ONE, HALF = jnp.ones(1), jnp.full(1, 0.5)
 
@@ -51,8 +56,54 @@ def test_momentum_follows_the_formula_of_the_paper() -> None:
         np.testing.assert_allclose(found[::2], x, rtol=1e-4, atol=1e-5)
 
 
+def test_the_correction_adds_a_share_of_what_the_swarm_does_otherwise_than_the_node() -> None:
+    beta, share = 0.8, 0.35
+    x, m, usual = np.array([noise(0), noise(1)]), np.zeros((2, N)), np.zeros((2, N))
+    for r, found in enumerate(pairs(momentum(beta, share), 40)):
+        progress = -np.array([0.1 * noise(10 * r + i + 2) for i in range(2)])
+        half = x - (progress + beta * m + share * ((1 - beta) * m - usual))
+        after = np.broadcast_to(half.mean(axis=0), half.shape)
+        m, x = beta * m + (1 - beta) * (x - after), after
+        usual = usual + max(0.03, 1 / (r + 1)) * (progress - usual)
+        np.testing.assert_allclose(found[::2], x, rtol=1e-4, atol=1e-5)
+
+
+def test_the_correction_takes_out_what_is_peculiar_to_a_nodes_data() -> None:
+    """Of two nodes whose optima lie apart: with it each stays closer to their mean between exchanges."""
+
+    def apart(correction: float) -> float:
+        rule, optima = momentum(0.8, correction), (noise(0), noise(1))
+        params = before = [jnp.zeros(N)] * 2
+        states = [rule.init(p) for p in params]
+        for _ in range(120):
+            for i in range(2):
+                end = params[i] + 0.05 * (optima[i] - params[i])
+                states[i], params[i] = rule.local(states[i], params[i], end)
+            before = list(params)
+            for i in range(2):
+                own, partner = {"params": before[i]}, {"params": before[1 - i][None]}
+                states[i], params[i] = rule.merge(states[i], before[i], own, partner, HALF, ONE)
+        np.testing.assert_allclose(params[0], 0.5 * (optima[0] + optima[1]), atol=0.05)
+        return float(jnp.linalg.norm(before[0] - before[1]))
+
+    assert apart(0.35) < 0.75 * apart(0.0)
+
+
+def test_an_average_of_nothing_is_the_rule_itself_and_takes_no_memory() -> None:
+    plain, bare = averaged(momentum, average=0.0, beta=0.9, correction=0.0), momentum(0.9, 0.0)
+    assert len(jax.tree.leaves(plain.init(noise(0)))) == len(jax.tree.leaves(bare.init(noise(0))))
+    np.testing.assert_array_equal(pairs(plain, 3), pairs(bare, 3))
+
+
+def test_the_average_changes_what_is_seen_and_nothing_else() -> None:
+    seen, bare = averaged(average, average=0.9), average()
+    for found, plain in zip(pairs(seen, 6), pairs(bare, 6), strict=True):
+        np.testing.assert_array_equal(found[::2], plain[::2])
+    assert np.abs(found[1] - plain[1]).max() > 0.01
+
+
 def test_the_view_forgets_the_start_and_is_a_plain_mean_of_the_first_rounds() -> None:
-    trace = pairs(momentum(0.5, 0.9), 5)
+    trace = pairs(averaged(momentum, average=0.9, beta=0.5, correction=0.2), 5)
     for r in range(5):
         mean = np.mean([found[0] for found in trace[: r + 1]], axis=0)
         np.testing.assert_allclose(trace[r][1], mean, rtol=1e-5, atol=1e-6)

@@ -123,7 +123,8 @@ def test_sparse_keeps_exactly_what_was_not_sent_and_sends_it_later() -> None:
 
 def test_the_fragment_that_holds_sparse_nodes_together_is_not_left_to_a_codec_that_drops_entries() -> None:
     made = replace(
-        manifest("top64"), rule=RuleSpec("sparse", "top64", {"beta": 0.95, "alpha": 1.0, "parts": 8})
+        manifest("top64"),
+        rule=RuleSpec("sparse", "top64", {"beta": 0.95, "alpha": 1.0, "parts": 8, "average": 0.0}),
     )
     payload = registry.build(made).payload
     assert payload["slow/values"].dtype == jnp.int8

@@ -21,7 +21,7 @@ from tests.learning.rounds import HALF, ONE, N, Node, exchange, noise
 
 NEUTRAL = {
     "average": average(),
-    "momentum": momentum(beta=0.0, average=0.0),
+    "momentum": momentum(beta=0.0, correction=0.0),
     "noloco": noloco(alpha=0.0, beta=1.0, gamma=1.0),
     "gasloc": gasloc(eta=1.0, alpha=1.0, gamma=0.0),
     "diloco": diloco(rate=1.0, beta=0.0),

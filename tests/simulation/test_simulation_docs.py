@@ -34,7 +34,8 @@ def rules() -> str:
     def about(name: str, entry: Entry) -> str:
         made = entry.build(**{option: one.default for option, one in entry.options.items()})
         where = "" if made.on_nodes else " Simulations only."
-        return f"{first_line(sys.modules[function(entry.build).__module__])}{where}"
+        [build] = getattr(entry.build, "args", [entry.build])  # the rule behind its running average
+        return f"{first_line(sys.modules[build.__module__])}{where}"
 
     return table("rule", RULES, about)
 

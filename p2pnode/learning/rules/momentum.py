@@ -14,9 +14,17 @@ momentum is first updated with `half` in place of `next` and corrected when the 
 changes `next` by what it adds to the parameters, and momentum by -(1 - beta) of that. When the exchange
 is in before the next round ends, and with it momentum's next use, the result is the paper's.
 
-As its view the rule keeps a running average of the parameters at each round's end: averaging over
-time removes much of the noise of single nodes (Polyak averaging). It is a plain mean of
-the rounds so far until there are 1 / (1 - average) of them, so that the start is soon forgotten.
+Ours is the *correction*. The local steps themselves still lead to the node's own optimum. SCAFFOLD
+(Karimireddy et al. 2020, arXiv:1910.06378) takes what is peculiar to a node out of them: where its steps
+usually go less where everybody's go. That costs it a second vector on the way. Here both are at hand. Where
+the node's own go is the running mean of its progress; and where momentum is steady, it is the swarm's
+progress over 1 - beta. So a share of the difference is added to each round, and no byte is sent for it:
+
+    half     = start - (progress + beta * momentum + correction * ((1 - beta) * momentum - usual))
+    usual    = running mean of progress, over about 33 rounds
+
+At a share of 1 nothing would hold the mean of all nodes in place: whatever direction momentum had, it would
+keep.
 """
 
 from typing import NamedTuple
@@ -26,38 +34,41 @@ import jax.numpy as jnp
 
 from p2pnode.learning.rules.rule import Payload, Rule, pull
 
+KEPT = 0.97
+"""Of a node's usual progress, from round to round: with .9 it follows the noise of single batches."""
+
 
 class Momentum(NamedTuple):
     """What the rule remembers.
 
     Attributes:
         momentum: f32[n], subtracted from the parameters once a round.
-        average: f32[n], the running average over earlier rounds' ends, without the current one.
-        rounds: f32[], how many it holds.
+        usual: f32[n], the node's own progress in a round, averaged over rounds.
+        rounds: f32[], how many that holds.
     """
 
     momentum: jax.Array
-    average: jax.Array
+    usual: jax.Array
     rounds: jax.Array
 
 
-def momentum(beta: float, average: float) -> Rule:
-    """Quasi-global momentum.
+def momentum(beta: float, correction: float) -> Rule:
+    """Quasi-global momentum; without beta and correction it is plain averaging.
 
     Args:
         beta: how much momentum keeps from round to round; it makes steps up to 1 / (1 - beta) times
-            longer, so lower the learning rate with it. 0 is plain averaging.
-        average: how much the view keeps from round to round. 0 views the parameters themselves.
+            longer, so lower the learning rate with it.
+        correction: the share of what is peculiar to the node's own data that is taken out of its progress.
     """
 
-    def view(state: Momentum, params: jax.Array) -> jax.Array:
-        newest = jnp.maximum(1.0 - average, 1.0 / jnp.maximum(state.rounds, 1.0))
-        return (1.0 - newest) * state.average + newest * params
-
     def local(state: Momentum, start: jax.Array, end: jax.Array) -> tuple[Momentum, jax.Array]:
-        half = end - beta * state.momentum
+        progress = start - end
+        peculiar = state.usual - (1.0 - beta) * state.momentum
+        half = end - beta * state.momentum + correction * peculiar
         moved = beta * state.momentum + (1.0 - beta) * (start - half)
-        return Momentum(moved, view(state, start), state.rounds + 1.0), half
+        newest = jnp.maximum(1.0 - KEPT, 1.0 / (state.rounds + 1.0))
+        usual = state.usual + newest * (progress - state.usual)
+        return Momentum(moved, usual, state.rounds + 1.0), half
 
     def merge(
         state: Momentum,
@@ -76,5 +87,5 @@ def momentum(beta: float, average: float) -> Rule:
         local=local,
         share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
-        view=view,
+        view=lambda state, params: params,
     )
