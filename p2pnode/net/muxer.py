@@ -18,6 +18,7 @@ import trio
 from libp2p.abc import ISecureConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
 
 from p2pnode.net.wire import Wire
@@ -97,13 +98,17 @@ class Muxer(Yamux):
     async def read_some(self, stream: YamuxStream, most: int) -> bytes:
         """Read between 1 and `most` bytes; when cancelled, none are lost."""
         try:
-            data = await self.read_stream(stream.stream_id, most)
+            if stream.reset_received:  # by either side: the library would still give what arrived before
+                raise MuxedStreamReset("reset")
+            return await self.read_stream(stream.stream_id, most)
         finally:
             if stream.stream_id not in self.streams:  # over; the library may have put this back
                 self.stream_events.pop(stream.stream_id, None)
-        with trio.CancelScope(shield=True):  # never waits for the network, see _write_frame
-            await stream._auto_tune_and_send_window_update(bytes_read=len(data))  # noqa: SLF001
-        return data
+
+    async def grant(self, stream: YamuxStream, read: int) -> None:
+        """Let the sender send as much as was `read`. Never waits for the network, see `_write_frame`."""
+        with trio.CancelScope(shield=True):
+            await stream._auto_tune_and_send_window_update(bytes_read=read)  # noqa: SLF001
 
     async def reset_stream(self, stream: YamuxStream) -> None:
         """End both directions of `stream`, waking whoever reads it; the library leaves a reader asleep."""

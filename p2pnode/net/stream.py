@@ -18,6 +18,10 @@ LINGER_SECONDS = 10.0
 MOST_READ = 256 * 1024
 """Taken from the library's buffer at once: a window of 16 MiB, copied whole, would hold up the loop."""
 
+CREDIT_BYTES = 64 * 1024
+"""Read before the sender is told: a quarter of the first window. A short conversation so takes no credit
+at all, where the library sends 30 bytes of it for each few that are read."""
+
 _ENDED = (IOException, MuxedConnError, MuxedStreamError)
 """What the library raises when a stream or its connection is over."""
 
@@ -31,6 +35,7 @@ class Libp2pStream:
         self._peer = peer
         self._muxer = muxer
         self._stream = stream
+        self._read = 0  # bytes that the sender has not been given new credit for
 
     @property
     def peer(self) -> PeerId:
@@ -65,9 +70,17 @@ class Libp2pStream:
         with _disconnects(self._peer):
             await trio.lowlevel.checkpoint()
             while rest:
-                data = await self._muxer.read_some(self._stream, min(len(rest), MOST_READ))
+                data = await self._read_some(min(len(rest), MOST_READ))
                 rest[: len(data)] = data
                 rest = rest[len(data) :]
+
+    async def _read_some(self, most: int) -> bytes:
+        data = await self._muxer.read_some(self._stream, most)
+        self._read += len(data)
+        if self._read >= CREDIT_BYTES:
+            read, self._read = self._read, 0
+            await self._muxer.grant(self._stream, read)
+        return data
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True), suppress(*_ENDED):
@@ -85,7 +98,7 @@ class Libp2pStream:
         await self.close()
         with trio.move_on_after(LINGER_SECONDS), suppress(*_ENDED):
             while True:
-                await self._muxer.read_some(self._stream, SLICE_BYTES)
+                await self._read_some(SLICE_BYTES)
         await self.reset()
 
 

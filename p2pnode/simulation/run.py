@@ -32,9 +32,9 @@ from p2pnode.simulation.scenario import NOBODY, NODES, POOLED, SERVER, WEIGHTED_
 from p2pnode.simulation.swarm import Engine, Swarm, Ticks, spread
 from p2pnode.simulation.timeline import Play, Timeline, in_step
 
-OVERHEAD = 850
+OVERHEAD = 470
 """Bytes that a node sends in an exchange besides its snapshot (messages, stream, encryption), counted at the
-sockets of two nodes over 340 exchanges: 800 to 843, hellos included."""
+sockets of two nodes over 340 exchanges: 454 to 461, hellos included."""
 
 LONGEST_CHUNK = 10  # local steps, as on a node
 

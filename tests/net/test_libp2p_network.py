@@ -207,6 +207,19 @@ async def test_last_words_arrive() -> None:
         assert received == words
 
 
+async def test_a_short_conversation_costs_few_bytes_besides_its_words() -> None:
+    async with two_peers() as (near, far):
+        far.serve(PROTOCOL, echo)
+        await near.connect(full_address(far))
+        before = near.traffic.sent
+        for _ in range(10):
+            stream = await near.open(far.me, PROTOCOL)
+            for _ in range(5):  # in pieces, as messages come: no credit is sent for each
+                assert await ask_echo(stream, b"hello") == b"hello"
+            await stream.reset()
+        assert (near.traffic.sent - before) / 10 < 400
+
+
 async def test_nothing_is_left_of_many_streams_and_connections() -> None:
     async with peer(1) as near, peer(2) as far:
         far.serve(PROTOCOL, echo)
