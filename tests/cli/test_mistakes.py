@@ -211,7 +211,7 @@ def test_a_model_beyond_this_machines_memory_is_named(
     edit(swarm, r"parameters = \d+", "parameters = 100000000")
     monkeypatch.setattr(memory, "available", lambda: 0.5e9)
     assert complaint(*joining(swarm, *SHARD)) == (
-        "task digits has 15000010 shared parameters, for which a node needs about 1.0 GB, and 0.5 GB are "
+        "task digits has 15000010 shared parameters, for which a node needs about 1.1 GB, and 0.5 GB are "
         "free: make the model smaller, or use a machine with more memory"
     )
 
