@@ -179,6 +179,7 @@ class Study:
                 overlap=run.overlap,
                 payload=engine.payload_bytes,
                 every=every,
+                away=scenario.clock.away,
                 seed=seed,
             ).timeline()
         alive = np.random.default_rng([seed, 4]).random((rounds, n)) >= scenario.clock.away

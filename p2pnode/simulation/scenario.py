@@ -77,9 +77,7 @@ class Clock:
     slow: Annotated[float, number(0, 1, "Share of links that are slow.")] = 0.0
     factor: Annotated[float, number(1, 1e6, "How many times slower those are.")] = 20.0
     drop: Annotated[float, number(0, 1, "Share of exchanges that come to nothing.")] = 0.0
-    away: Annotated[
-        float, number(0, 0.99, "Share of rounds in which a node is away (topologies in step).")
-    ] = 0.0
+    away: Annotated[float, number(0, 0.99, "Share of rounds in which a node is away.")] = 0.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ whoever depends on it, and those who depend on them later.
 ends without an exchange since the last one, look for a partner who is free, first the one that the
 shared matching names; both take a snapshot, train on as far as `overlap` allows, and merge when the
 snapshots have crossed. A node has one exchange at a time. What takes no time here is asking in vain.
+Who goes away misses a whole round, and whatever exchange is open then comes to nothing, at both ends.
 
 Each event goes to the earliest tick that comes after all that it depends on: nodes that have nothing to
 do with each other share a tick, whatever the time is.
@@ -126,6 +127,7 @@ class _Node:
     had: bool = False  # an exchange since its round began
     ahead: int = 0  # steps since its snapshot
     waits: bool = False
+    away: bool = False
     tick: int = 0
     phase: int = -1
 
@@ -143,7 +145,8 @@ class Play:
         overlap: steps that a node may take while its exchange is open.
         payload: bytes of a snapshot.
         every: rounds between two marks, in the mean.
-        seed: of partners and losses.
+        away: the share of rounds that a node misses.
+        seed: of partners, losses and absences.
     """
 
     n: int
@@ -154,6 +157,7 @@ class Play:
     overlap: int
     payload: int
     every: int
+    away: float
     seed: int
     _events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = field(default_factory=list)
     _rows: list[dict[int, list[tuple[int, int, int]]]] = field(default_factory=list)
@@ -191,10 +195,18 @@ class Play:
             return
         if node.left == self.chunks:
             node.had = False
+            if self.away and self._random.random() < self.away:
+                node.away, node.round = True, node.round + 1
+                self._at(now + self.chunks * self.chunk * float(self.links.step[index]), self._return, index)
+                return
         self._put(index, STEPS)
         node.ahead += self.chunk
         node.until = now + self.chunk * float(self.links.step[index])
         self._at(node.until, self._chunk_ends, index)
+
+    def _return(self, index: int, now: float) -> None:
+        self._nodes[index].away = False
+        self._go(index, now)
 
     def _chunk_ends(self, index: int, now: float) -> None:
         node = self._nodes[index]
@@ -214,9 +226,13 @@ class Play:
         first = self._matching(self._nodes[index].round).get(self._names[index])
         others = self._random.permutation(self.n).tolist()
         for other in [*([] if first is None else [int(first)]), *others]:
-            if other != index and not self._nodes[other].busy and self._nodes[other].round < self.rounds:
+            if other != index and self._is_free(other):
                 self._begin(index, other, now)
                 return
+
+    def _is_free(self, index: int) -> bool:
+        node = self._nodes[index]
+        return not (node.busy or node.away) and node.round < self.rounds
 
     def _begin(self, index: int, other: int, now: float) -> None:
         for one in (index, other):
@@ -228,7 +244,8 @@ class Play:
         self._at(snapshot + took, self._complete, index, other)
 
     def _complete(self, index: int, other: int, now: float) -> None:
-        if self._random.random() >= self.links.drop:
+        left = any(self._nodes[one].away for one in (index, other))
+        if self._random.random() >= self.links.drop and not left:
             tick = max(self._after(index, MERGES), self._after(other, MERGES))
             self._put(index, MERGES, tick, partner=other)
             self._put(other, MERGES, tick, partner=index)

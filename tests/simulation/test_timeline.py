@@ -17,7 +17,7 @@ def links(n: int, **chosen: Any) -> Links:
     return Links(step=np.linspace(0.001, 0.003, n), seed=7, **{**usual, **chosen})
 
 
-def play(n: int = 9, overlap: int = 0, **chosen: Any) -> Timeline:
+def play(n: int = 9, overlap: int = 0, away: float = 0.0, **chosen: Any) -> Timeline:
     return Play(
         n=n,
         links=links(n, **chosen),
@@ -27,6 +27,7 @@ def play(n: int = 9, overlap: int = 0, **chosen: Any) -> Timeline:
         overlap=overlap,
         payload=20_000,
         every=5,
+        away=away,
         seed=3,
     ).timeline()
 
@@ -84,6 +85,19 @@ def test_lost_exchanges_move_nobody_and_hold_up_nobody() -> None:
     made = play(drop=1.0)
     assert not made.ticks.present.any()
     assert (made.ticks.ends.sum(axis=0) == 20).all()
+
+
+def test_who_is_away_misses_whole_rounds_and_what_was_open_comes_to_nothing_at_both_ends() -> None:
+    made = play(n=40, overlap=10, away=0.4)
+    rounds = made.ticks.ends.sum(axis=0)
+    assert 0.5 < rounds.mean() / 20 < 0.7
+    np.testing.assert_array_equal(made.ticks.steps.sum(axis=0), 2 * rounds)
+    values = np.random.default_rng(0).normal(size=40)
+    after, met = carried_out(made.ticks, values)
+    assert after.mean() == pytest.approx(values.mean(), abs=1e-12)
+    assert after.std() < 0.3 * values.std()
+    assert all(one == other for one, other in met)
+    assert len(met) / 40 < made.marks[-1].exchanges  # some were broken off
 
 
 def test_the_same_seed_plays_the_same() -> None:
