@@ -1,9 +1,10 @@
 """This node's end of the libp2p network: listening, dialling, and who is connected.
 
-libp2p's parts do the talking: Noise, yamux, multistream, the Kademlia table. Its own host and swarm
-do not run here. They wait 250 ms in every dial and try one TCP address of a peer; one failure bars
-the peer for a minute; each connection accepted costs a task and a slot that come back only at
-shutdown; and errors of handlers disappear. What is left to do without them fits on this page.
+libp2p's parts shake hands and keep the Kademlia table; Noise's data phase, yamux and multistream are
+ours, and anybody's libp2p understands them. The library's own host and swarm do not run here. They wait
+250 ms in every dial and try one TCP address of a peer; one failure bars the peer for a minute; each
+connection accepted costs a task and a slot that come back only at shutdown; and errors of handlers
+disappear. What is left to do without them fits on this page.
 
 *Connections* are kept and reused, one dial at a time for each peer. Two peers that dial each other at
 once end with two connections, and both work; the newest is used. A connection that turns out to be
@@ -25,9 +26,9 @@ from p2pnode.net.addresses import AddressBook, parse_address, reachable
 from p2pnode.net.connection import Connection, noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING, identify, ping
 from p2pnode.net.listeners import bind
-from p2pnode.net.multistream import agree
-from p2pnode.net.stream import Libp2pStream, receive
+from p2pnode.net.multistream import agree, receive
 from p2pnode.net.wire import Meter, Wire
+from p2pnode.net.yamux import MOST_UNREAD_IN_ALL, Budget, YamuxStream
 from p2pnode.ports import Handler, PeerAddress, PeerId, Traffic
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Libp2pNetwork:
         self._nursery = nursery
         self._noise = noise_of(key.seed)
         self._meter = Meter()
+        self._budget = Budget(MOST_UNREAD_IN_ALL)
         self._book = AddressBook()
         self._connections: dict[PeerId, list[Connection]] = {}
         self._dialling: dict[PeerId, trio.Lock] = {}
@@ -132,7 +134,7 @@ class Libp2pNetwork:
             return (await self._connection(place.peer, [address])).peer
         raise Unreachable(f"{address}: no answer in {OPEN_SECONDS:.0f} s")
 
-    async def open(self, peer: PeerId, protocol: str) -> Libp2pStream:
+    async def open(self, peer: PeerId, protocol: str) -> YamuxStream:
         heard = [(one, one.received) for one in self._connections.get(peer, ())]
         try:
             with trio.fail_after(OPEN_SECONDS):
@@ -142,7 +144,7 @@ class Libp2pNetwork:
             await _close_all([one for one, received in heard if one.received == received])
             raise Unreachable(f"{peer} did not answer in {OPEN_SECONDS:.0f} s") from error
 
-    async def _open(self, peer: PeerId, protocol: str) -> Libp2pStream:
+    async def _open(self, peer: PeerId, protocol: str) -> YamuxStream:
         for _ in range(2):  # a connection may turn out to be gone, and is dialled anew
             connection = await self._connection(peer, self._book.of(peer))
             try:
@@ -167,7 +169,7 @@ class Libp2pNetwork:
         self._strangers += 1
         try:
             with trio.fail_after(OPEN_SECONDS):
-                connection = await secure(wire, self._noise)
+                connection = await secure(wire, self._noise, self._budget)
         except (LinkError, trio.TooSlowError):
             return
         finally:
@@ -231,7 +233,8 @@ class Libp2pNetwork:
             socket = await trio.open_tcp_stream(place.host, place.port)
         except OSError as error:
             raise Unreachable(f"{address} does not answer: {error}") from error
-        connection = await secure(Wire(socket, initiator=True, meter=self._meter), self._noise, peer)
+        wire = Wire(socket, initiator=True, meter=self._meter)
+        connection = await secure(wire, self._noise, self._budget, peer)
         if connection.peer == self.me:
             await connection.close()
             raise Unreachable(f"{address} is this node itself")
@@ -255,7 +258,7 @@ class Libp2pNetwork:
             if not mine:
                 del self._connections[connection.peer]
 
-    async def _serve(self, stream: Libp2pStream) -> None:
+    async def _serve(self, stream: YamuxStream) -> None:
         try:
             with trio.fail_after(OPEN_SECONDS):
                 name = await agree(lambda size: receive(stream, size), stream.send, self._handlers)

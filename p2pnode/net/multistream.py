@@ -10,6 +10,7 @@ length that a stranger announces; here a line is short or the conversation is ov
 from collections.abc import Awaitable, Callable, Collection
 
 from p2pnode.errors import Disconnected, Unreachable
+from p2pnode.ports import Stream
 
 Read = Callable[[int], Awaitable[bytes]]
 """Reads exactly so many bytes."""
@@ -51,6 +52,13 @@ async def agree(read: Read, write: Write, names: Collection[str]) -> str:
             return name
         await write(_line(_REFUSAL))
     raise Disconnected(f"nothing in common after {_MOST_PROPOSALS} proposals")
+
+
+async def receive(stream: Stream, size: int) -> bytes:
+    """Read exactly `size` bytes."""
+    data = bytearray(size)
+    await stream.receive_into(memoryview(data))
+    return bytes(data)
 
 
 def _line(text: str) -> bytes:

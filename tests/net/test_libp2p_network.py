@@ -13,7 +13,8 @@ import trio
 
 from p2pnode.errors import Disconnected, Unreachable, UserError
 from p2pnode.net.host import MOST_CONNECTIONS_PER_PEER, Libp2pNetwork, open_network
-from p2pnode.net.stream import Libp2pStream, receive
+from p2pnode.net.multistream import receive
+from p2pnode.net.yamux import YamuxStream
 from p2pnode.ports import PeerAddress, Stream
 
 from .contract import MIB, PROTOCOL, ask_echo, echo, noise, parked_handler
@@ -236,9 +237,8 @@ async def test_nothing_is_left_of_many_streams_and_connections() -> None:
         assert not near._connections and not far._connections and not near._dialling
 
 
-def _is_idle(stream: Libp2pStream) -> bool:
-    muxer = stream._muxer
-    return not (muxer.streams or muxer.stream_events or muxer.stream_buffers)
+def _is_idle(stream: YamuxStream) -> bool:
+    return not stream._session.streams
 
 
 @pytest.mark.slow

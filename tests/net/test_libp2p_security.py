@@ -28,10 +28,11 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from p2pnode.errors import Disconnected, Unreachable
-from p2pnode.net.connection import MOST_INBOUND_STREAMS, noise_of, secure
+from p2pnode.net.connection import noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING
-from p2pnode.net.stream import receive
+from p2pnode.net.multistream import receive
 from p2pnode.net.wire import Meter, Wire
+from p2pnode.net.yamux import MOST_STREAMS, Budget
 from p2pnode.ports import PeerAddress, Stream
 
 from .contract import MIB, PROTOCOL, echo, parked_handler
@@ -104,7 +105,7 @@ async def test_a_peer_with_another_kind_of_key_is_refused() -> None:
     async with peer(1) as network:
         wire = Wire(await dial_raw(network), initiator=True, meter=Meter())
         with trio.fail_after(10), pytest.raises(Unreachable):
-            await secure(wire, other, network.me)
+            await secure(wire, other, Budget(MIB), network.me)
         assert network.connected == ()
 
 
@@ -128,13 +129,12 @@ async def test_a_stranger_that_sends_noise_of_another_kind_leaves_the_network_as
         assert far.connected == (near.me,)
 
 
-async def test_a_peer_that_ignores_its_window_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pnode.net.muxer.UNREAD_BYTES", MIB)
+async def test_a_peer_that_ignores_its_window_is_cut_off() -> None:
     async with two_peers() as (near, far):
         accept, accepted = parked_handler()
         far.serve(PROTOCOL, accept)
         stream = await near.open(far.me, PROTOCOL)
-        stream._stream.send_window = 1 << 40
+        stream._sendable = 1 << 40
         with trio.fail_after(10), pytest.raises(Disconnected):
             await stream.send(bytes(64 * MIB))
         assert (await accepted.receive()).peer == near.me
@@ -146,10 +146,10 @@ async def test_more_streams_than_anybody_needs_are_refused() -> None:
 
     async with two_peers() as (near, far):
         far.serve(PROTOCOL, hold)
-        held = [await near.open(far.me, PROTOCOL) for _ in range(MOST_INBOUND_STREAMS)]
+        held = [await near.open(far.me, PROTOCOL) for _ in range(MOST_STREAMS)]
         with pytest.raises(Unreachable):
             await near.open(far.me, PROTOCOL)
-        assert len(held) == MOST_INBOUND_STREAMS
+        assert len(held) == MOST_STREAMS
 
 
 async def test_identify_tells_the_key_and_ping_echoes() -> None:
