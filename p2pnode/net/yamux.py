@@ -240,6 +240,7 @@ class YamuxStream:
             self.end()
         elif flags & FIN and not self._received_all:
             self._received_all = True
+            self._account()
             self._changed.unpark_all()
             self._forget_if_done()
 
@@ -279,7 +280,8 @@ class YamuxStream:
 
     def _account(self) -> None:
         """Bring the budget up to date: what lies unread, and what is granted beyond the first window."""
-        granted = max(0, self._receivable + len(self._unread) - WINDOW)
+        more = 0 if self._received_all else self._receivable
+        granted = max(0, more + len(self._unread) - WINDOW)
         gone = self._over or self._session.ended
         spent = 0 if gone else max(granted, len(self._unread))
         self._session.budget.spend(spent - self._spent)

@@ -8,7 +8,7 @@ import libp2p.security.secio.transport as secio
 import pytest
 import trio
 from libp2p import new_host
-from libp2p.abc import ISecureTransport
+from libp2p.abc import ISecureConn, ISecureTransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_pair
@@ -127,6 +127,29 @@ async def test_a_stranger_that_sends_noise_of_another_kind_leaves_the_network_as
             assert near.connected == (far.me,)
         await stream.aclose()
         assert far.connected == (near.me,)
+
+
+async def test_the_library_hands_over_the_keys_of_its_handshake() -> None:
+    """The one place where our data phase takes over: another version of the library must still do so."""
+    ends: list[ISecureConn] = []
+    near, far = (trio.SocketStream(socket) for socket in trio.socket.socketpair())
+    dialled, accepted = Wire(near, initiator=True, meter=Meter()), Wire(far, initiator=False, meter=Meter())
+
+    async def dial() -> None:
+        ends.append(await noise_of(key(1).seed).get_pattern().handshake_outbound(dialled, None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        ends.append(await noise_of(key(2).seed).secure_inbound(accepted))
+    await dialled.close()
+    await accepted.close()
+    one, other = (end.conn.noise_state.noise_protocol for end in ends)  # type: ignore[attr-defined]
+    for sending, receiving in (
+        (one.cipher_state_encrypt, other.cipher_state_decrypt),
+        (other.cipher_state_encrypt, one.cipher_state_decrypt),
+    ):
+        assert sending.k == receiving.k
+        assert (len(sending.k), sending.n, receiving.n) == (32, 0, 0)
 
 
 async def test_a_peer_that_ignores_its_window_is_cut_off() -> None:
