@@ -25,6 +25,7 @@ COMMANDS = {
     "task": "p2pnode.cli.task:task",
     "bootstrap": "p2pnode.cli.bootstrap:bootstrap",
     "doctor": "p2pnode.cli.doctor:doctor",
+    "bench": "p2pnode.cli.bench:bench",
     "status": "p2pnode.cli.control:status",
     "peers": "p2pnode.cli.control:peers",
     "watch": "p2pnode.cli.control:watch",

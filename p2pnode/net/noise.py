@@ -47,7 +47,7 @@ class Wire(Protocol):
         ...
 
     async def write(self, data: Bytes) -> None:
-        """Write all of `data`, or end the connection. Raises `Disconnected`."""
+        """Write all of `data`. Raises `Disconnected` when the peer takes no more."""
         ...
 
 
@@ -159,7 +159,7 @@ class Channel:
             elif size > TAG:
                 return
             elif size == TAG:
-                self._open(memoryview(b""))  # empty, which the specification allows
+                self._open(memoryview(bytearray()))  # empty, which the specification allows
             else:
                 raise PeerFault(Fault.MALFORMED, f"a Noise message of {size} bytes")
 

@@ -1,7 +1,7 @@
 """The bytes of one TCP connection, for the library's handshake and for what comes after it.
 
-- A write that does not complete ends the connection. Noise numbers its messages, so after half a
-  message nothing that follows can be read.
+- After a write that does not complete nothing more is written. Noise numbers its messages, so after half a
+  message nothing that follows can be read. What the peer has sent can be.
 - While hands are shaken, a read of n bytes returns n bytes. The library's own gives up on a message that
   arrives in more than a hundred pieces, even when it is complete by then.
 - Every byte is counted where it crosses the socket, encryption and framing included.
@@ -83,15 +83,14 @@ class Wire(IRawConnection):
         return size
 
     async def write(self, data: Bytes) -> None:
-        """Write all of `data`, or end the connection.
+        """Write all of `data`. Cancelled, it ends the connection.
 
         Raises:
-            Disconnected: the connection ended before.
+            Disconnected: the peer takes no more.
         """
         try:
             await self._socket.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.abort()
             raise Disconnected("the connection has ended") from error
         except BaseException:  # cancelled: nobody knows how much was sent
             self.abort()

@@ -70,6 +70,9 @@ MOST_UNREAD_IN_ALL = 512 * 1024 * 1024
 KEEP_ALIVE_SECONDS = 30.0
 """Without a byte from the peer until it is asked for one, and again until it counts as gone."""
 
+LAST_READS_SECONDS = 1.0
+"""For what the peer has sent, once nothing more can be written to it."""
+
 LINGER_SECONDS = 10.0
 """How long a peer may go on after its handler is done, before the stream is dropped."""
 
@@ -87,6 +90,12 @@ class Budget:
         """How much may still be spent; negative when too much was."""
         mine = self._most - self._spent
         return mine if self._parent is None else min(mine, self._parent.left)
+
+    @property
+    def spare(self) -> int:
+        """How much may be granted: half of all stays for what senders need not ask for."""
+        mine = max(0, self._most // 2 - self._spent)
+        return mine if self._parent is None else min(mine, self._parent.spare)
 
     def spend(self, size: int) -> None:
         """Spend so much, or give back what is negative."""
@@ -130,10 +139,12 @@ class YamuxStream:
         try:
             while True:
                 if self._over or self._sent_all:
+                    self._session.next_sender()
                     raise Disconnected(f"the stream with {self.peer} has ended")
                 if not rest:
                     break
                 if not self._sendable:
+                    self._session.next_sender()
                     await self._credited.park()
                 elif self._session.full:
                     await self._session.room.park()
@@ -142,6 +153,7 @@ class YamuxStream:
                     self._sendable -= size
                     self._session.put(DATA, 0, self._number, size, rest[:size])
                     rest = rest[size:]
+                    self._session.next_sender()
             await trio.lowlevel.cancel_shielded_checkpoint()
         except trio.Cancelled:
             await self.reset()  # or the next send would follow half a message
@@ -220,8 +232,8 @@ class YamuxStream:
         return size
 
     def allows(self, size: int) -> bool:
-        """Whether the peer may send so much."""
-        return size <= self._receivable
+        """Whether the peer may send so much: within its credit, and nothing once it has closed."""
+        return size <= (0 if self._received_all else self._receivable)
 
     def credit(self, size: int) -> None:
         """The peer allows so much more.
@@ -267,7 +279,7 @@ class YamuxStream:
         window = WINDOW + wanted
         grant = window - self._receivable - len(self._unread)
         within_first = max(0, WINDOW - self._receivable - len(self._unread))
-        grant = min(grant, within_first + max(0, self._session.budget.left))
+        grant = min(grant, within_first + self._session.budget.spare)
         starved = self._receivable < WINDOW // 2
         if grant >= (WINDOW if starved else window) // 2:
             self._receivable += grant
@@ -359,6 +371,8 @@ class Yamux:
             raise Disconnected(f"the connection with {self.peer} has ended")
         if sum(number % 2 == self._parity for number in self.streams) >= MOST_STREAMS:
             raise Unreachable(f"{MOST_STREAMS} streams with {self.peer} are open already")
+        if len(self._gathered) > MOST_GATHERED:
+            raise Unreachable(f"{self.peer} reads nothing")
         stream = self.streams[self._next] = YamuxStream(self, self._next)
         self.say(CREDIT, SYN, self._next)
         self._next += 2
@@ -379,6 +393,11 @@ class Yamux:
         """Whether a sender must wait for room."""
         return not self.ended and self._channel.queued + len(self._gathered) >= ROOM
 
+    def next_sender(self) -> None:
+        """Whoever was woken for room took its turn, or needs none: the next one, if some is left."""
+        if not self.full:
+            self.room.unpark()
+
     def put(self, kind: int, flags: int, number: int, length: int, data: Bytes) -> None:
         """Queue a frame."""
         if self.ended:
@@ -397,7 +416,8 @@ class Yamux:
 
     def forget(self, stream: YamuxStream) -> None:
         """It is over at both ends."""
-        self.streams.pop(stream.number, None)
+        if self.streams.get(stream.number) is stream:  # and not one that the peer gave the same number
+            del self.streams[stream.number]
 
     # --- writing ---
 
@@ -413,12 +433,12 @@ class Yamux:
                 self._work = trio.Event()
                 self._seal_gathered()
                 self._writing = True
-                self.room.unpark_all()  # they fill the next buffer while this one is written
+                self.room.unpark()  # it fills the next buffer while this one is written
                 await self._channel.write()
                 self._writing = False
                 self._written.unpark_all()
-        except Disconnected:
-            scope.cancel()
+        except Disconnected:  # what the peer has sent before it left may still be on its way
+            scope.deadline = trio.current_time() + LAST_READS_SECONDS
 
     async def _keep_alive(self, scope: trio.CancelScope) -> None:
         asked = False
@@ -463,7 +483,7 @@ class Yamux:
 
     async def _read_data(self, stream: YamuxStream | None, length: int) -> None:
         if length > (MOST_CREDIT + WINDOW) or (stream is not None and not stream.allows(length)):
-            raise PeerFault(Fault.OVERSIZED, f"a frame of {length} bytes, beyond its credit")
+            raise PeerFault(Fault.OVERSIZED, f"a frame of {length} bytes, which it may not send")
         while length:
             await self._channel.wait()
             if stream is None:  # it was reset here, and the peer did not know yet

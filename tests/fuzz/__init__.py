@@ -1,0 +1,1 @@
+"""What is fuzzed, and a small corpus for each target: see scripts/fuzz."""

@@ -1,0 +1,141 @@
+"""The entry of each fuzzed part: takes any bytes; raises only when there is a bug.
+
+Both say in a few bytes what a hostile peer does, so that most inputs get past the encryption.
+
+- `noise`: records of a byte of kind, two of size, then data. Kind 0 is sealed as the next message; 1 is
+  sealed and then broken at one place; all else is what a stranger may write: any bytes.
+- `yamux`: records of two bytes of size, then data: sealed with the right key, one Noise message each.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import trio
+
+from p2pnode.errors import Disconnected, PeerFault
+from p2pnode.net.noise import Channel, Opener, Sealer
+from p2pnode.net.yamux import Budget, Yamux, YamuxStream
+from p2pnode.ports import Bytes, PeerId
+
+THERE, BACK = bytes(32), bytes([1]) * 32
+MOST_READ = 1 << 16
+KEPT = 1 << 20
+
+
+class Script:
+    """A wire from which the peer's bytes come, and on which what is written goes nowhere."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    async def receive_into(self, view: memoryview) -> int:
+        await trio.lowlevel.checkpoint()
+        size = min(len(view), len(self._rest))
+        view[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    async def write(self, data: Bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def noise(data: bytes) -> None:
+    """Bytes that a `Channel` receives."""
+    sealer = Sealer(THERE)
+    wire = bytearray()
+    while len(data) >= 3:
+        kind, size = data[0], int.from_bytes(data[1:3], "big")
+        record, data = data[3 : 3 + size], data[3 + size :]
+        if kind > 1:
+            wire += record
+            continue
+        message = sealed(sealer, record)
+        if kind == 1:
+            message[len(record) % len(message)] ^= 1
+        wire += message
+    trio.run(_take_all, Channel(Script(bytes(wire)), Sealer(BACK), Opener(THERE)))
+
+
+async def _take_all(channel: Channel) -> None:
+    turn = 0
+    try:
+        while True:
+            await channel.wait()
+            turn += 1
+            if turn % 2:
+                assert channel.take(1 + turn % 100)
+            else:
+                assert channel.take_into(memoryview(bytearray(1 + 37 * turn % MOST_READ)))
+    except (PeerFault, Disconnected):
+        pass
+
+
+def yamux(data: bytes) -> None:
+    """Frames that a `Yamux` receives, whose streams are read, answered and closed."""
+    sealer = Sealer(THERE)
+    wire = bytearray()
+    while len(data) >= 2:
+        size = int.from_bytes(data[:2], "big")
+        wire += sealed(sealer, data[2 : 2 + size])
+        data = data[2 + size :]
+    trio.run(_serve, Channel(Script(bytes(wire)), Sealer(BACK), Opener(THERE)))
+
+
+async def _serve(channel: Channel) -> None:
+    node = Budget(KEPT)
+    muxer = Yamux(channel, PeerId("stranger"), False, node)
+    streams: list[YamuxStream] = [muxer.open()]
+    async with trio.open_nursery() as nursery:
+
+        def accept(stream: YamuxStream) -> None:
+            streams.append(stream)
+            nursery.start_soon(HANDLERS[len(streams) % len(HANDLERS)], stream)
+
+        with suppress(PeerFault):
+            await muxer.run(accept)
+    for stream in streams:
+        await stream.reset()
+    assert not muxer.streams
+    assert node.left == KEPT
+
+
+async def _echo(stream: YamuxStream) -> None:
+    view = memoryview(bytearray(100))
+    try:
+        while True:
+            await stream.receive_into(view)
+            await stream.send(view)
+    except Disconnected:
+        await stream.close()
+
+
+async def _read_much(stream: YamuxStream) -> None:
+    try:
+        await stream.receive_into(memoryview(bytearray(1_000_000)))
+    except Disconnected:
+        await stream.reset()
+
+
+async def _ignore(stream: YamuxStream) -> None:
+    await stream.close()
+
+
+async def _finish(stream: YamuxStream) -> None:
+    await stream.finish()
+
+
+HANDLERS = (_echo, _read_much, _ignore, _finish)
+
+
+def sealed(sealer: Sealer, plain: bytes) -> bytearray:
+    """One message, which may be empty."""
+    out = bytearray(len(plain) + 18)
+    if plain:
+        sealer.seal(memoryview(plain), memoryview(out))
+    else:  # `Sealer` never makes it; a peer may
+        out[:2] = (16).to_bytes(2, "big")
+        sealer._cipher.encrypt_into(sealer._number(), b"", None, memoryview(out)[2:])
+    return out
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {"noise": noise, "yamux": yamux}
