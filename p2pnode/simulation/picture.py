@@ -137,7 +137,8 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _smaller(svg: bytes) -> bytes:
-    """With two decimals instead of six, no indentation, and no names that nothing refers to."""
-    for what, instead in ((rb"(\d\.\d\d)\d+", rb"\1"), (rb"\n\s+", b"\n"), (rb' id="\w+_\d+"', b"")):
+    """With two decimals instead of six, from 10 on one; no indentation, and no names that nothing uses."""
+    decimals = (rb"(\d\d\.\d)\d+", rb"\1"), (rb"(\d\.\d\d)\d+", rb"\1")
+    for what, instead in (*decimals, (rb"\n\s+", b"\n"), (rb' id="\w+_\d+"', b"")):
         svg = re.sub(what, instead, svg)
     return svg
