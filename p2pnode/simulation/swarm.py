@@ -30,6 +30,10 @@ from p2pnode.learning.state import State
 EVALUATED = 8
 """Nodes evaluated at once. What that takes in memory grows with the model, so of large ones it is fewer."""
 
+BLOCK = 32
+"""Nodes that take their local steps at once on a device. What they compute with then stays in its cache for
+all the steps: with thousands at once, each step would fetch every model from memory and put it back."""
+
 PARAMETERS = 1 << 17
 """Of all nodes that are evaluated at once; a single node may have more."""
 
@@ -144,10 +148,10 @@ class Engine:
         return jax.vmap(share)(states, turns)
 
     def _tick(self, recipe: Recipe, data: Part, swarm: Swarm, tick: Ticks) -> tuple[Swarm, None]:
-        def train(state: State, rows: jax.Array, count: jax.Array) -> State:
-            return pure.steps(recipe, state, Part(data.pool, rows, count), jnp.int32(self.chunk))[0]
+        def train(pool: Dataset, state: State, rows: jax.Array, count: jax.Array) -> State:
+            return pure.steps(recipe, state, Part(pool, rows, count), jnp.int32(self.chunk))[0]
 
-        trained = jax.vmap(train)(swarm.states, data.rows, data.count)
+        trained = _in_blocks(train, data.pool, swarm.states, data.rows, data.count)
         states = _where(tick.steps, trained, swarm.states)
         states = _where(tick.ends, jax.vmap(partial(pure.end_round, recipe))(states), states)
         shared, fresh = self._share(recipe, states, tick.turns)
@@ -171,11 +175,29 @@ class Engine:
 
 def spread(tree: Any, nodes: int, ticks: bool = False) -> Any:
     """Put the nodes' axis of all arrays (of `ticks` the second one) onto as many devices as divide it."""
+    where = PartitionSpec(None, "nodes") if ticks else PartitionSpec("nodes")
+    return jax.device_put(tree, NamedSharding(_devices(nodes), where))
+
+
+def _devices(nodes: int) -> Mesh:
     devices = jax.local_devices()
     count = max(count for count in range(1, len(devices) + 1) if nodes % count == 0)
-    mesh = Mesh(np.array(devices[:count]), ("nodes",))
-    where = PartitionSpec(None, "nodes") if ticks else PartitionSpec("nodes")
-    return jax.device_put(tree, NamedSharding(mesh, where))
+    return Mesh(np.array(devices[:count]), ("nodes",))
+
+
+def _in_blocks(function: Callable[..., Any], pool: Dataset, *nodes: Any) -> Any:
+    """`function(pool, *node)` for all nodes, on each device so many at once as its cache holds."""
+    mesh = _devices(len(nodes[-1]))
+    local = len(nodes[-1]) // mesh.size
+    blocks = -(-local // BLOCK)
+
+    def on_device(pool: Dataset, *nodes: Any) -> Any:
+        return lax.map(lambda node: function(pool, *node), nodes, batch_size=-(-local // blocks))
+
+    each = PartitionSpec("nodes")
+    specs = (PartitionSpec(), *(each for _ in nodes))
+    run = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=each, check_vma=False)
+    return run(pool, *nodes)
 
 
 def _where(mask: jax.Array, new: Any, old: Any) -> Any:

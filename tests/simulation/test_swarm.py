@@ -16,6 +16,7 @@ from p2pnode.learning.data import Part
 from p2pnode.learning.schedule import averaged
 from p2pnode.learning.topology.table import scheduled
 from p2pnode.net.memory import MemoryFabric
+from p2pnode.simulation import swarm as swarm_module
 from p2pnode.simulation.links import Links
 from p2pnode.simulation.swarm import Engine, Swarm, Ticks
 from p2pnode.simulation.timeline import in_step
@@ -120,6 +121,23 @@ def test_who_takes_no_part_in_a_tick_stays_as_it_was() -> None:
     after = engine.advance(RATE, swarm, jax.tree.map(jnp.asarray, parts()), jax.tree.map(jnp.asarray, ticks))
     jax.tree.map(np.testing.assert_array_equal, of(after, 1), before)
     assert not np.array_equal(after.states.params[0], after.states.params[1])
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_nodes_learn_the_same_in_blocks_as_all_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = described("momentum", "int8")
+    all_of = np.ones((1, N), bool)
+    ticks = jax.tree.map(jnp.asarray, Ticks(all_of, all_of, all_of, np.zeros((1, N), np.int32), *_nobody()))
+
+    def learned() -> np.ndarray:
+        engine = Engine(registry.recipe(made), registry.OPTIMIZERS["sgd"], 2)
+        swarm = engine.start(RATE, 0, np.arange(N, dtype=np.uint32))
+        swarm = engine.advance(RATE, swarm, jax.tree.map(jnp.asarray, parts()), ticks)
+        return np.asarray(swarm.states.params)
+
+    at_once = learned()
+    monkeypatch.setattr(swarm_module, "BLOCK", block)
+    np.testing.assert_allclose(learned(), at_once, atol=1e-6)
 
 
 def of(swarm: Swarm, node: int) -> Any:
