@@ -122,6 +122,29 @@ class Network(Protocol):
         """
         ...
 
+    def invitation(self, stream: Stream) -> bytes:
+        """This end's part in a direct connection with the stream's peer, for one use; empty for none."""
+        ...
+
+    async def direct(self, stream: Stream, mine: bytes, theirs: bytes, context: bytes) -> Stream | None:
+        """Open a connection for one large transfer with the stream's peer; None if none comes about soon.
+
+        Both ends call this at about the same time, having told each other their invitations over `stream`.
+        One may get a connection where the other gets none, and finds it broken when it uses it. Whoever gets
+        one resets it when done. Cancelling a receive ends it, as cancelling a send does. Receiving raises
+        `PeerFault` for bytes that the peer did not make, whoever did.
+
+        Args:
+            stream: of this network.
+            mine: from `invitation(stream)`; if either is empty there is no connection.
+            theirs: the peer's.
+            context: what it is for; the same at both ends, or they do not find each other.
+
+        Raises:
+            PeerFault: `MALFORMED`: `theirs` is no invitation.
+        """
+        ...
+
     async def disconnect(self, peer: PeerId) -> None:
         """Close every connection with `peer`. Never raises."""
         ...
@@ -156,13 +179,13 @@ class Shared(Protocol):
         ...
 
     @property
-    def payload_bytes(self) -> int:
-        """Size of an encoded snapshot."""
+    def payload(self) -> Sequence[int]:
+        """Bytes of each piece of an encoded snapshot, in the order in which they travel."""
         ...
 
     @property
-    def expected_bytes(self) -> int:
-        """Size of a partner's: of a whole model the same, on every node with the same layout."""
+    def expected(self) -> Sequence[int]:
+        """The same of a partner's: of a whole model the same, on every node with the same layout."""
         ...
 
     @property
@@ -170,24 +193,27 @@ class Shared(Protocol):
         """SHA-256 digest of what is shared: names, shapes and dtypes, rule and codec."""
         ...
 
-    async def snapshot(self, turn: int) -> Sequence[memoryview]:
+    async def snapshot(self, turn: int, give: Callable[[Sequence[memoryview]], None]) -> None:
         """Encode what this node shares now, and keep it aside until `apply` or `drop`.
 
         Args:
             turn: i32, the same at both ends of the exchange, e.g. for which part of the vector it is.
+            give: takes each piece as soon as it is encoded, in order; its bytes stay until `apply` or `drop`.
         """
         ...
 
-    async def decode(self, payload: memoryview) -> object:
-        """Decode a partner's encoded snapshot of `expected_bytes` bytes, which are the caller's again then.
+    async def take(self, first: int, pieces: Sequence[memoryview]) -> Sequence[object]:
+        """Some pieces of a partner's snapshot, from number `first` on, ready to be applied.
+
+        They may still lie in the memory they came in, which must stay as it is until then.
 
         Raises:
-            PeerFault: it holds NaN or infinity.
+            PeerFault: one holds NaN or infinity.
         """
         ...
 
-    async def apply(self, decoded: object, weight: float) -> None:
-        """Merge a decoded partner with the snapshot kept aside, at the next chunk boundary."""
+    async def apply(self, taken: Sequence[object], weight: float) -> None:
+        """Merge all pieces of a partner's snapshot with the one kept aside, at the next chunk boundary."""
         ...
 
     def drop(self) -> None:

@@ -3,7 +3,8 @@
 *Socket*: bytes as they are over trio's sockets. *Cipher*: ChaCha20-Poly1305 in messages of Noise's largest
 size; one process encrypts and the other decrypts, and no byte goes between them. *Sealed*: encrypt and send
 here, receive and decrypt there, with sockets that block and buffers that fit: what a path with Noise could
-reach if nothing else cost anything. *Copy*: a block from one place to another.
+reach if nothing else cost anything. *Bulk sealed*: the same in records of a megabyte, with the cipher that is
+faster here: the ceiling of direct connections. *Copy*: a block from one place to another.
 """
 
 import socket
@@ -14,6 +15,8 @@ import trio
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from p2pnode.bench.transfer import BLOCK, PATIENCE, Accept, Path, Pipe, touched
+from p2pnode.net.bulk import MOST_PLAIN as RECORD
+from p2pnode.net.bulk_keys import CIPHERS, preferred
 from p2pnode.net.noise import MOST_PLAIN, TAG
 from p2pnode.ports import Bytes
 
@@ -23,6 +26,8 @@ PIECE = 1 << 18
 
 GROUP = 4 * MOST_PLAIN
 """Plaintext for one call of the socket: four messages."""
+
+CHACHA = CIPHERS.index(ChaCha20Poly1305)
 
 
 class SocketPipe:
@@ -61,17 +66,27 @@ async def _dial_with_trio(address: str, _count: int) -> AsyncIterator[Sequence[P
 
 
 class Cipher:
-    """Encrypts and decrypts as Noise does, from buffer to buffer; the key is known to everybody."""
+    """Encrypts and decrypts from buffer to buffer; the key is known to everybody.
 
-    def __init__(self) -> None:
-        self._cipher = ChaCha20Poly1305(bytes(32))
+    Args:
+        number: of `CIPHERS`.
+        piece: bytes of plaintext in a message.
+    """
+
+    def __init__(self, number: int, piece: int) -> None:
+        self._cipher = CIPHERS[number](bytes(32))
+        self._piece = piece
         self._sent = self._received = 0
+
+    def sealed_size(self, plain: int) -> int:
+        """Bytes that so much plaintext becomes."""
+        return plain + -(-plain // self._piece) * TAG
 
     def seal(self, plain: memoryview, out: memoryview) -> int:
         """Encrypt into as many messages as it takes; returns how many bytes they have."""
         end = 0
-        for start in range(0, len(plain), MOST_PLAIN):
-            piece = plain[start : start + MOST_PLAIN]
+        for start in range(0, len(plain), self._piece):
+            piece = plain[start : start + self._piece]
             size = len(piece) + TAG
             self._cipher.encrypt_into(self._sent.to_bytes(12, "little"), piece, None, out[end : end + size])
             self._sent += 1
@@ -80,9 +95,9 @@ class Cipher:
 
     def open(self, sealed: memoryview, out: memoryview) -> None:
         """Decrypt what `seal` made, when it has its turn."""
-        for start in range(0, len(out), MOST_PLAIN):
-            piece = out[start : start + MOST_PLAIN]
-            first = start + start // MOST_PLAIN * TAG
+        for start in range(0, len(out), self._piece):
+            piece = out[start : start + self._piece]
+            first = start + start // self._piece * TAG
             message = sealed[first : first + len(piece) + TAG]
             self._cipher.decrypt_into(self._received.to_bytes(12, "little"), message, None, piece)
             self._received += 1
@@ -92,60 +107,67 @@ class Cipher:
         self._received = 0
 
 
-def _sealed_size(plain: int) -> int:
-    return plain + -(-plain // MOST_PLAIN) * TAG
-
-
 class SealedPipe:
-    """Encrypts, and sends at once; receives, and decrypts at once. Both sides cut in the same places."""
+    """Encrypts, and sends at once; receives, and decrypts at once. Both sides cut in the same places.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        connection: blocks.
+        cipher: whose messages are sent.
+        group: bytes of plaintext for one call of the socket.
+    """
+
+    def __init__(self, connection: socket.socket, cipher: Cipher, group: int) -> None:
         self._socket = connection
-        self._cipher = Cipher()
-        self._sealed = memoryview(bytearray(_sealed_size(GROUP)))
+        self._cipher = cipher
+        self._group = group
+        self._sealed = memoryview(bytearray(cipher.sealed_size(group)))
         self._plain = touched()
 
     async def send(self, data: Bytes) -> None:
         view = memoryview(data)
-        for start in range(0, len(view), GROUP):
-            size = self._cipher.seal(view[start : start + GROUP], self._sealed)
+        for start in range(0, len(view), self._group):
+            size = self._cipher.seal(view[start : start + self._group], self._sealed)
             self._socket.sendall(self._sealed[:size])
 
     async def take(self, most: int) -> Bytes:
-        for start in range(0, most, GROUP):
-            plain = self._plain[start : min(start + GROUP, most)]
-            sealed = self._sealed[: _sealed_size(len(plain))]
+        for start in range(0, most, self._group):
+            plain = self._plain[start : min(start + self._group, most)]
+            sealed = self._sealed[: self._cipher.sealed_size(len(plain))]
             size = self._socket.recv_into(sealed, flags=socket.MSG_WAITALL)
             assert size == len(sealed), "the other process has gone"
             self._cipher.open(sealed, plain)
         return self._plain[:most]
 
 
-@asynccontextmanager
-async def _listen_blocking() -> AsyncIterator[tuple[str, Accept]]:
-    async def accept() -> Pipe:
-        connection, _ = listener.accept()
-        connection.settimeout(None)
-        return SealedPipe(connection)
+def _blocking(pipe: Callable[[socket.socket], Pipe]) -> Path:
+    """A path over sockets that block."""
 
-    with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(PATIENCE)
-        yield str(listener.getsockname()[1]), accept
+    @asynccontextmanager
+    async def listen() -> AsyncIterator[tuple[str, Accept]]:
+        async def accept() -> Pipe:
+            connection, _ = listener.accept()
+            connection.settimeout(None)
+            return pipe(connection)
 
+        with socket.create_server((HOST, 0)) as listener:
+            listener.settimeout(PATIENCE)
+            yield str(listener.getsockname()[1]), accept
 
-@asynccontextmanager
-async def _dial_blocking(address: str, _count: int) -> AsyncIterator[Sequence[Pipe]]:
-    with socket.create_connection((HOST, int(address))) as connection:
-        yield [SealedPipe(connection)]
+    @asynccontextmanager
+    async def dial(address: str, _count: int) -> AsyncIterator[Sequence[Pipe]]:
+        with socket.create_connection((HOST, int(address))) as connection:
+            yield [pipe(connection)]
+
+    return Path(listen, dial)
 
 
 class CipherPipe:
     """Encrypts what is sent, which goes nowhere; what is received was encrypted beforehand."""
 
     def __init__(self) -> None:
-        self._cipher = Cipher()
-        self._out = memoryview(bytearray(_sealed_size(len(BLOCK))))
-        self._sealed = memoryview(bytearray(_sealed_size(len(BLOCK))))
+        self._cipher = Cipher(CHACHA, MOST_PLAIN)
+        self._out = memoryview(bytearray(self._cipher.sealed_size(len(BLOCK))))
+        self._sealed = memoryview(bytearray(self._cipher.sealed_size(len(BLOCK))))
         self._plain = touched()
         self._cipher.seal(memoryview(BLOCK), self._sealed)
 
@@ -191,6 +213,7 @@ def _alone(pipe: Callable[[], Pipe]) -> Path:
 
 
 SOCKET = Path(_listen_with_trio, _dial_with_trio)
-SEALED = Path(_listen_blocking, _dial_blocking)
+SEALED = _blocking(lambda connection: SealedPipe(connection, Cipher(CHACHA, MOST_PLAIN), GROUP))
+BULK_SEALED = _blocking(lambda connection: SealedPipe(connection, Cipher(preferred(), RECORD), RECORD))
 CIPHER = _alone(CipherPipe)
 COPY = _alone(CopyPipe)

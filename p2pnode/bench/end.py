@@ -16,8 +16,10 @@ from p2pnode.bench.transfer import Load, Path, dialled, listened
 
 PATHS = {
     "ours": "p2pnode.bench.ours:PATH",
+    "bulk": "p2pnode.bench.bulk:PATH",
     "stock": "p2pnode.bench.stock:PATH",
     "sealed": "p2pnode.bench.ceilings:SEALED",
+    "bulk-sealed": "p2pnode.bench.ceilings:BULK_SEALED",
     "cipher": "p2pnode.bench.ceilings:CIPHER",
     "socket": "p2pnode.bench.ceilings:SOCKET",
     "copy": "p2pnode.bench.ceilings:COPY",

@@ -4,30 +4,43 @@ Only `/noise` is ever proposed or accepted for security, and only `/yamux/1.0.0`
 connection that exists is encrypted and its peer is who its key says: in Noise's XX handshake each
 side signs its session key with the key that its peer id contains
 (https://github.com/libp2p/specs/blob/master/noise/README.md).
+
+In place of `/noise` a peer may ask for a direct connection that is waited for, which brings its own keys:
+see `meeting`.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair as ed25519_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as x25519_key_pair
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as Noise
 
-from p2pnode.errors import PeerFault, Unreachable
+from p2pnode.errors import LinkError, PeerFault, Unreachable
 from p2pnode.identity.keys import public_of
+from p2pnode.net.addresses import parse_address
 from p2pnode.net.multistream import agree, propose, receive
 from p2pnode.net.noise import Channel, Opener, Sealer
-from p2pnode.net.wire import Wire
+from p2pnode.net.wire import Meter, Wire
 from p2pnode.net.yamux import PROTOCOL as YAMUX
 from p2pnode.net.yamux import Budget, Yamux, YamuxStream
 from p2pnode.ports import PeerId
 
 logger = logging.getLogger(__name__)
 
+NOISE: str = PROTOCOL_ID
+
 FAREWELL_SECONDS = 1.0
 """For what was sent to leave, when a connection is closed on purpose."""
+
+ADDRESS_SECONDS = 0.5
+"""For one address of a peer that is connected: the first in the book answered before, and answers soon."""
+
+T = TypeVar("T")
 
 Serve = Callable[[YamuxStream], Awaitable[None]]
 """Serves one incoming stream on which no protocol is agreed yet."""
@@ -38,8 +51,53 @@ def noise_of(seed: bytes) -> Noise:
     return Noise(ed25519_key_pair(seed), x25519_key_pair().private_key)
 
 
+async def dial(address: str, meter: Meter) -> Wire:
+    """Reach a multiaddr. Raises `Unreachable`."""
+    place = parse_address(address)
+    try:
+        return Wire(await trio.open_tcp_stream(place.host, place.port), initiator=True, meter=meter)
+    except OSError as error:
+        raise Unreachable(f"{address} does not answer: {error}") from error
+
+
+async def dial_direct(addresses: Sequence[str], name: str, meter: Meter) -> socket.socket:
+    """Reach a peer at the first of its addresses where the protocol `name` is spoken.
+
+    Raises:
+        Unreachable: there is none.
+    """
+    for address in addresses:
+        with trio.move_on_after(ADDRESS_SECONDS):
+            try:
+                wire = await dial(address, meter)
+                await _ended_on_error(wire, propose(wire.read, wire.write, name))
+                return wire.detach()
+            except LinkError as error:
+                logger.debug("%s", error)
+    raise Unreachable(f"{name} is spoken at none of {len(addresses)} addresses")
+
+
+async def admit(wire: Wire, names: Collection[str]) -> str:
+    """Let whoever dialled ask for one of `names`; ends the connection when that fails or is cancelled.
+
+    Raises:
+        Disconnected: it wants none of them.
+    """
+    return await _ended_on_error(wire, agree(wire.read, wire.write, names))
+
+
+async def _ended_on_error(wire: Wire, conversation: Awaitable[T]) -> T:
+    try:
+        return await conversation
+    except BaseException:
+        wire.abort()
+        raise
+
+
 async def secure(wire: Wire, noise: Noise, budget: Budget, expected: PeerId | None = None) -> "Connection":
     """Shake hands over a new TCP connection; ends it when that fails or is cancelled.
+
+    Whoever was dialled has agreed on `NOISE` before, with `admit`.
 
     Raises:
         Unreachable: the other side offers no Noise and yamux, or is not `expected`.
@@ -70,7 +128,6 @@ async def _shake_hands(wire: Wire, noise: Noise) -> tuple[Channel, PeerId]:
         await propose(wire.read, wire.write, NOISE)
         secured = await noise.get_pattern().handshake_outbound(wire, None)
     else:
-        await agree(wire.read, wire.write, [NOISE])
         secured = await noise.secure_inbound(wire)
     peer = PeerId(str(secured.get_remote_peer()))
     public_of(peer)  # other kinds of key are a ValueError: no node of ours has one

@@ -15,21 +15,27 @@ exception is our own bug: it leaves `open_network` and takes the node with it.
 """
 
 import logging
+import socket
+from collections import ChainMap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
 from p2pnode.errors import Disconnected, LinkError, Unreachable
 from p2pnode.identity.keys import Key
 from p2pnode.net.addresses import AddressBook, parse_address, reachable
-from p2pnode.net.connection import Connection, noise_of, secure
+from p2pnode.net.bulk import BulkStream
+from p2pnode.net.bulk_keys import invite, preferred
+from p2pnode.net.connection import NOISE, Connection, admit, dial, dial_direct, noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING, identify, ping
 from p2pnode.net.listeners import bind
+from p2pnode.net.meeting import Meeting
 from p2pnode.net.multistream import agree, receive
 from p2pnode.net.wire import Meter, Wire
 from p2pnode.net.yamux import MOST_UNREAD_IN_ALL, Budget, YamuxStream
-from p2pnode.ports import Handler, PeerAddress, PeerId, Traffic
+from p2pnode.ports import Handler, PeerAddress, PeerId, Stream, Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +56,15 @@ MOST_STRANGERS = 64
 
 
 @asynccontextmanager
-async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2pNetwork"]:
+async def open_network(
+    key: Key, listen: Sequence[str], direct: bool = True
+) -> AsyncIterator["Libp2pNetwork"]:
     """Listen on the multiaddrs `listen` and be reachable until the block ends.
+
+    Args:
+        key: of this node.
+        listen: multiaddrs.
+        direct: whether direct connections are wanted.
 
     Raises:
         UserError: an address of `listen` cannot be used.
@@ -61,7 +74,7 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
     # The library logs what strangers do to us as warnings and errors; nobody can act on them.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     async with trio.open_nursery() as nursery:
-        network = Libp2pNetwork(key, tuple(dict.fromkeys(addresses)), nursery)
+        network = Libp2pNetwork(key, tuple(dict.fromkeys(addresses)), nursery, direct)
         await nursery.start(trio.serve_listeners, network.welcome, listeners)
         try:
             yield network
@@ -73,7 +86,7 @@ async def open_network(key: Key, listen: Sequence[str]) -> AsyncIterator["Libp2p
 class Libp2pNetwork:
     """Implements `ports.Network`; made by `open_network`."""
 
-    def __init__(self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery) -> None:
+    def __init__(self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery, direct: bool) -> None:
         self._key = key
         self._addresses = addresses
         self._nursery = nursery
@@ -84,6 +97,12 @@ class Libp2pNetwork:
         self._connections: dict[PeerId, list[Connection]] = {}
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._strangers = 0
+        self._meeting = Meeting[socket.socket, BulkStream](
+            (lambda: invite(preferred())) if direct else None,
+            lambda peer, name: dial_direct(self._book.of(peer), name, self._meter),
+            lambda connection, peer, keys: BulkStream(connection, peer, keys, self._meter),
+        )
+        self._entrances = ChainMap[str, Any]({NOISE: None}, self._meeting.awaited)
         self._handlers: dict[str, Handler] = {
             IDENTIFY: identify(key.public, lambda: self._addresses, lambda: tuple(self._handlers)),
             PING: ping,
@@ -153,22 +172,34 @@ class Libp2pNetwork:
                 logger.debug("%s", error)
         raise Unreachable(f"{peer} hangs up instead of speaking {protocol}")
 
+    def invitation(self, stream: Stream) -> bytes:
+        return self._meeting.invitation(stream.peer)
+
+    async def direct(self, stream: Stream, mine: bytes, theirs: bytes, context: bytes) -> BulkStream | None:
+        assert isinstance(stream, YamuxStream)
+        return await self._meeting.meet(stream, mine, theirs, context)
+
     async def disconnect(self, peer: PeerId) -> None:
+        await self._meeting.part(peer)
         await _close_all(self._connections.get(peer, ()))
 
     async def close(self) -> None:
         """Close every connection once what was sent has left, or soon after."""
+        await self._meeting.part()
         await _close_all([one for some in self._connections.values() for one in some])
 
-    async def welcome(self, socket: trio.SocketStream) -> None:
+    async def welcome(self, stream: trio.SocketStream) -> None:
         """Serve one accepted TCP connection until it ends."""
-        wire = Wire(socket, initiator=False, meter=self._meter)
+        wire = Wire(stream, initiator=False, meter=self._meter)
         if self._strangers >= MOST_STRANGERS or not self._make_room():
             wire.abort()
             return
         self._strangers += 1
         try:
             with trio.fail_after(OPEN_SECONDS):
+                if (name := await admit(wire, self._entrances)) != NOISE:
+                    self._meet(name, wire.detach())
+                    return
                 connection = await secure(wire, self._noise, self._budget)
         except (LinkError, trio.TooSlowError):
             return
@@ -176,6 +207,10 @@ class Libp2pNetwork:
             self._strangers -= 1
         self._register(connection)
         await self._run(connection)
+
+    def _meet(self, name: str, direct: socket.socket) -> None:
+        if not self._meeting.arrived(name, direct):
+            direct.close()
 
     def _make_room(self) -> bool:
         """Whether there is room for one more connection, if need be instead of the oldest idle one."""
@@ -228,12 +263,7 @@ class Libp2pNetwork:
         return answered[0]
 
     async def _dial(self, address: str, peer: PeerId | None = None) -> Connection:
-        place = parse_address(address)
-        try:
-            socket = await trio.open_tcp_stream(place.host, place.port)
-        except OSError as error:
-            raise Unreachable(f"{address} does not answer: {error}") from error
-        wire = Wire(socket, initiator=True, meter=self._meter)
+        wire = await dial(address, self._meter)
         connection = await secure(wire, self._noise, self._budget, peer)
         if connection.peer == self.me:
             await connection.close()

@@ -12,6 +12,9 @@ protocol over a seeded, simulated network is FoundationDB's and iroh-gossip's.
         await a.connect(f"{b.addresses[0]}/p2p/{bob}")
         stream = await a.open(bob, "/echo/1")
 
+A direct connection is a stream of a protocol whose name begins with `bulk_keys.PROTOCOL`: a tap refuses
+it by dropping its first message, and breaks it with any later one.
+
 What real hosts have and this does not: connections (streams alone are modelled, and one round trip
 opens any of them), handshakes that prove identity (everybody is who they say), and framing bytes
 (`traffic` counts what was sent and read, nothing more).
@@ -28,9 +31,11 @@ from trio._core import _run as scheduler
 from trio.testing import MockClock
 
 from p2pnode.errors import LinkError, Unreachable
+from p2pnode.net.bulk_keys import SEED, invite
+from p2pnode.net.meeting import Meeting
 from p2pnode.net.memory_link import Line, Link, Outage
 from p2pnode.net.memory_stream import MemoryStream, Meter, Pipe, Verdict
-from p2pnode.ports import Bytes, Handler, PeerAddress, PeerId, Traffic
+from p2pnode.ports import Bytes, Handler, PeerAddress, PeerId, Stream, Traffic
 
 T = TypeVar("T")
 
@@ -70,15 +75,15 @@ class MemoryFabric:
         self._directory: dict[str, dict[PeerId, PeerAddress]] = {}
 
     @asynccontextmanager
-    async def network(self, peer: PeerId) -> AsyncIterator["MemoryNetwork"]:
-        """Be `peer` for a while. Leaving ends its streams and cancels its handlers.
+    async def network(self, peer: PeerId, direct: bool = True) -> AsyncIterator["MemoryNetwork"]:
+        """Be `peer` for a while, with direct connections or without. Leaving cancels its handlers.
 
         An exception that a handler raises, `LinkError` apart, leaves in an exception group.
         """
         if peer in self._networks:
             raise ValueError(f"{peer} is on the network already")
         async with trio.open_nursery() as nursery:
-            network = self._networks[peer] = MemoryNetwork(self, peer, nursery)
+            network = self._networks[peer] = MemoryNetwork(self, peer, nursery, direct)
             try:
                 yield network
             finally:
@@ -144,7 +149,7 @@ class MemoryFabric:
 class MemoryNetwork:
     """One peer's end of the fabric; implements `ports.Network`. Made by `MemoryFabric.network`."""
 
-    def __init__(self, fabric: MemoryFabric, me: PeerId, nursery: trio.Nursery) -> None:
+    def __init__(self, fabric: MemoryFabric, me: PeerId, nursery: trio.Nursery, direct: bool) -> None:
         self.me = me
         self._fabric = fabric
         self._nursery = nursery
@@ -153,6 +158,12 @@ class MemoryNetwork:
         self._known: dict[PeerId, dict[str, None]] = {}
         self._streams: list[MemoryStream] = []
         self._meter = Meter()
+        seeds = Random(f"{fabric.seed} {me} direct")
+        self._meeting = Meeting[MemoryStream, MemoryStream](
+            (lambda: invite(0, seeds.randbytes(SEED))) if direct else None,
+            self.open,
+            lambda stream, *_: stream,
+        )
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -183,7 +194,7 @@ class MemoryNetwork:
             await trio.lowlevel.checkpoint()
             raise Unreachable(f"no address of {peer} is known")
         there, back = (Pipe(self._fabric.line(*way)) for way in ((self.me, peer), (peer, self.me)))
-        stream = self._own(incoming=back, outgoing=there, protocol=protocol)
+        stream = self._own(incoming=back, outgoing=there, protocol=protocol, dialled=True)
         opened = False
         try:
             opened = await self._visit(peer, lambda far: far.accept(self, protocol, there, back))
@@ -193,6 +204,13 @@ class MemoryNetwork:
         if not opened:
             raise Unreachable(f"{peer} is gone or does not speak {protocol}")
         return stream
+
+    def invitation(self, stream: Stream) -> bytes:
+        return self._meeting.invitation(stream.peer)
+
+    async def direct(self, stream: Stream, mine: bytes, theirs: bytes, context: bytes) -> MemoryStream | None:
+        assert isinstance(stream, MemoryStream)
+        return await self._meeting.meet(stream, mine, theirs, context)
 
     async def disconnect(self, peer: PeerId) -> None:
         for stream in self._streams:
@@ -223,17 +241,22 @@ class MemoryNetwork:
         return True
 
     def accept(self, visitor: "MemoryNetwork", protocol: str, incoming: Pipe, outgoing: Pipe) -> bool:
-        """Start to serve a stream that `visitor` opens; False if `protocol` is not served."""
+        """Start to serve a stream that `visitor` opens; False if `protocol` is not served or waited for."""
         self.meet(visitor)
+        if protocol in self._meeting.awaited:
+            stream = self._own(incoming, outgoing, protocol)
+            if not (met := self._meeting.arrived(protocol, stream)):
+                stream.hang_up()
+            return met
         handler = self._handlers.get(protocol)
         if handler is None:
             return False
         self._nursery.start_soon(self._serve, handler, self._own(incoming, outgoing, protocol))
         return True
 
-    def _own(self, incoming: Pipe, outgoing: Pipe, protocol: str) -> MemoryStream:
+    def _own(self, incoming: Pipe, outgoing: Pipe, protocol: str, dialled: bool = False) -> MemoryStream:
         judge = partial(self._fabric.judge, self.me, outgoing.line.target, protocol)
-        stream = MemoryStream(incoming, outgoing, self._meter, judge)
+        stream = MemoryStream(incoming, outgoing, self._meter, judge, dialled)
         self._streams = [*(other for other in self._streams if not other.over), stream]
         return stream
 

@@ -99,11 +99,18 @@ class MemoryStream:
         incoming, outgoing: the two directions, shared with the other end, where they are swapped.
         meter: where this end's bytes are counted.
         judge: asked about every send.
+        dialled: whether this end opened the stream.
     """
 
     def __init__(
-        self, incoming: Pipe, outgoing: Pipe, meter: Meter, judge: Callable[[Bytes], Verdict]
+        self,
+        incoming: Pipe,
+        outgoing: Pipe,
+        meter: Meter,
+        judge: Callable[[Bytes], Verdict],
+        dialled: bool = False,
     ) -> None:
+        self.dialled = dialled
         self._incoming = incoming
         self._outgoing = outgoing
         self._meter = meter

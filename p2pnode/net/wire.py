@@ -2,11 +2,12 @@
 
 - After a write that does not complete nothing more is written. Noise numbers its messages, so after half a
   message nothing that follows can be read. What the peer has sent can be.
-- While hands are shaken, a read of n bytes returns n bytes. The library's own gives up on a message that
-  arrives in more than a hundred pieces, even when it is complete by then.
+- While hands are shaken, a read of n bytes returns n bytes, and nothing is read ahead. The library's own
+  gives up on a message that arrives in more than a hundred pieces, even when it is complete by then.
 - Every byte is counted where it crosses the socket, encryption and framing included.
 """
 
+import socket
 from dataclasses import dataclass
 
 import trio
@@ -44,7 +45,6 @@ class Wire(IRawConnection):
         self.ended = False
         self._socket = socket
         self._meter = meter
-        self._unread = bytearray()
 
     async def read(self, n: int | None = None) -> bytes:
         """Read exactly `n` bytes.
@@ -54,25 +54,16 @@ class Wire(IRawConnection):
         """
         if n is None or n > LARGEST_READ:
             raise Disconnected(f"no message here has {n} bytes")
-        while len(self._unread) < n:
-            more = bytearray(LARGEST_READ)
-            if not (size := await self._receive_into(memoryview(more))):
+        data = bytearray(n)
+        rest = memoryview(data)
+        while rest:
+            if not (size := await self.receive_into(rest)):
                 raise Disconnected("the connection has ended")
-            self._unread += memoryview(more)[:size]
-        data = bytes(self._unread[:n])
-        del self._unread[:n]
-        return data
+            rest = rest[size:]
+        return bytes(data)
 
     async def receive_into(self, view: memoryview) -> int:
         """Wait for some bytes; 0 when no more come."""
-        if self._unread:
-            size = min(len(view), len(self._unread))
-            view[:size] = self._unread[:size]
-            del self._unread[:size]
-            return size
-        return await self._receive_into(view)
-
-    async def _receive_into(self, view: memoryview) -> int:
         try:
             size = 0 if self.ended else await self._socket.socket.recv_into(view)
         except (OSError, trio.ClosedResourceError):
@@ -96,6 +87,11 @@ class Wire(IRawConnection):
             self.abort()
             raise
         self._meter.sent += len(data)
+
+    def detach(self) -> socket.socket:
+        """Give the connection away, from the first byte that nobody has read."""
+        self.ended = True
+        return socket.socket(fileno=self._socket.socket.detach())
 
     def abort(self) -> None:
         """End both directions at once."""

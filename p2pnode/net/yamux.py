@@ -127,6 +127,11 @@ class YamuxStream:
         return self._session.peer
 
     @property
+    def dialled(self) -> bool:
+        """Whether this side dialled its connection."""
+        return self._session.dialled
+
+    @property
     def number(self) -> int:
         """Its number on the connection."""
         return self._number
@@ -323,6 +328,7 @@ class Yamux:
 
     def __init__(self, channel: Channel, peer: PeerId, dialled: bool, budget: Budget) -> None:
         self.peer = peer
+        self.dialled = dialled
         self.room = trio.lowlevel.ParkingLot()
         self.budget = Budget(MOST_UNREAD, budget)
         self.streams: dict[int, YamuxStream] = {}

@@ -1,23 +1,32 @@
 """The entry of each fuzzed part: takes any bytes; raises only when there is a bug.
 
-Both say in a few bytes what a hostile peer does, so that most inputs get past the encryption.
+They say in a few bytes what a hostile peer does, so that most inputs get past the encryption.
 
 - `noise`: records of a byte of kind, two of size, then data. Kind 0 is sealed as the next message; 1 is
   sealed and then broken at one place; all else is what a stranger may write: any bytes.
 - `yamux`: records of two bytes of size, then data: sealed with the right key, one Noise message each.
+- `bulk`: a first byte that is odd is followed by what a stranger says who asks for a direct connection, any
+  bytes; one that is even by records as in `noise`, but of a direct connection.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import cast
 
 import trio
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from p2pnode.errors import Disconnected, PeerFault
+from p2pnode.net.bulk import MOST_PLAIN, TAG, Incoming, Outgoing
+from p2pnode.net.bulk_keys import PROTOCOL, agree_on, invite
+from p2pnode.net.multistream import agree
 from p2pnode.net.noise import Channel, Opener, Sealer
 from p2pnode.net.yamux import Budget, Yamux, YamuxStream
 from p2pnode.ports import Bytes, PeerId
 
 THERE, BACK = bytes(32), bytes([1]) * 32
+TOKEN = f"{PROTOCOL}/{bytes(16).hex()}"
 MOST_READ = 1 << 16
 KEPT = 1 << 20
 
@@ -127,6 +136,71 @@ async def _finish(stream: YamuxStream) -> None:
 HANDLERS = (_echo, _read_much, _ignore, _finish)
 
 
+def bulk(data: bytes) -> None:
+    """Bytes over a connection that may become a direct one, and over one that is."""
+    if data[:1] and data[0] % 2:
+        trio.run(_ask, data[1:])
+    else:
+        _take_records(data[1:])
+
+
+async def _ask(data: bytes) -> None:
+    async def write(line: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    script = Script(data)
+
+    async def read(size: int) -> bytes:
+        line = bytearray(size)
+        if await script.receive_into(memoryview(line)) < size:
+            raise Disconnected("it has said all")
+        return bytes(line)
+
+    with suppress(Disconnected):
+        assert await agree(read, write, ["/noise", TOKEN]) in ("/noise", TOKEN)
+    with suppress(PeerFault):
+        assert agree_on(invite(0, THERE), data, data, True).name != TOKEN
+
+
+class ScriptSocket:
+    """A socket from which the peer's bytes come."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def recv_into(self, view: memoryview, *_: int) -> int:
+        size = min(len(view), len(self._rest))
+        view[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _take_records(data: bytes) -> None:
+    there = Outgoing(cast("socket.socket", None), AESGCM(THERE))
+    wire = bytearray()
+    good = b""
+    while len(data) >= 3:
+        kind, size = data[0], int.from_bytes(data[1:3], "big")
+        record, data = data[3 : 3 + size], data[3 + size :]
+        if kind > 1 or not record:
+            wire += record
+            continue
+        message = bytearray(there._seal(memoryview(record)))
+        if kind == 1:
+            message[len(record) % len(message)] ^= 1
+        wire += message
+        good += record
+    incoming = Incoming(cast("socket.socket", ScriptSocket(bytes(wire))), AESGCM(THERE))
+    with suppress(PeerFault, Disconnected):
+        for turn in range(1, len(wire) + 2):
+            view = bytearray(1 + 37 * turn % MOST_READ)
+            incoming.receive_into(memoryview(view))
+            assert good.startswith(view)  # nothing that the peer did not send, nothing twice
+            good = good[len(view) :]
+    assert incoming.over
+    assert len(incoming._sealed) <= MOST_PLAIN + TAG
+
+
 def sealed(sealer: Sealer, plain: bytes) -> bytearray:
     """One message, which may be empty."""
     out = bytearray(len(plain) + 18)
@@ -138,4 +212,4 @@ def sealed(sealer: Sealer, plain: bytes) -> bytearray:
     return out
 
 
-TARGETS: Mapping[str, Callable[[bytes], None]] = {"noise": noise, "yamux": yamux}
+TARGETS: Mapping[str, Callable[[bytes], None]] = {"noise": noise, "yamux": yamux, "bulk": bulk}
