@@ -13,7 +13,7 @@ exchanges alternate strictly; at the length of a round an exchange hides behind 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import jax
@@ -22,8 +22,9 @@ import numpy.typing as npt
 import trio
 
 from p2pnode.errors import Fault, PeerFault
+from p2pnode.learning.compress import Arrays
 from p2pnode.learning.data import Dataset
-from p2pnode.learning.learner import Learner, State
+from p2pnode.learning.learner import Learner, Piece, State
 from p2pnode.ports import Compute
 from p2pnode.wire import arrays
 
@@ -58,7 +59,7 @@ class Trainer:
         self._compute = compute
         self._overlap = overlap
         self._turn = trio.Lock()
-        self._own: dict[str, jax.Array] | None = None  # the snapshot kept aside, as it was sent
+        self._own: list[Arrays] | None = None  # the snapshot kept aside, as it was sent
         self._spent: list[object] = []  # what the last exchange left behind
         self._ahead = 0  # steps since that snapshot
         self._closed = trio.Event()
@@ -67,12 +68,12 @@ class Trainer:
         self._probes: dict[str, Dataset] = {name: jax.device_put(rows) for name, rows in probes.items()}
 
     @property
-    def payload_bytes(self) -> int:
-        return arrays.size(self._learner.payload)
+    def payload(self) -> Sequence[int]:
+        return [arrays.size(specs) for specs in self._learner.payload]
 
     @property
-    def expected_bytes(self) -> int:
-        return self.payload_bytes
+    def expected(self) -> Sequence[int]:
+        return self.payload
 
     @property
     def layout(self) -> bytes:
@@ -91,9 +92,10 @@ class Trainer:
             jax.block_until_ready(self._state.params)
             state, own = learner.share(learner.init(0), 0)
             state, _ = learner.steps(state, self._data, 0)
-            decoded, _ = learner.decode(own)
+            for piece, encoded in zip(learner.pieces, own, strict=True):
+                jax.block_until_ready(learner.finite(piece, encoded))
             assert learner.payload  # traced here, not in the event loop
-            state = learner.merge(learner.end_round(state), own, decoded, 0.0)
+            state = learner.merge(learner.end_round(state), own, own, 0.0)
             for rows in self._probes.values():
                 jax.block_until_ready(learner.evaluate(state, rows))
 
@@ -120,39 +122,43 @@ class Trainer:
             )
         self.round += 1
 
-    async def snapshot(self, turn: int) -> Sequence[memoryview]:
-        def work() -> tuple[State, dict[str, jax.Array], Sequence[memoryview]]:
-            self._spent.clear()  # here, since freeing large arrays takes milliseconds that the loop lacks
-            state, own = self._learner.share(self._state, turn)
-            return state, own, arrays.pack({name: np.asarray(value) for name, value in own.items()})
-
+    async def snapshot(self, turn: int, give: Callable[[Sequence[memoryview]], None]) -> None:
         assert self._own is None, "one snapshot at a time"
         async with self._turn:
-            self._state, self._own, payload = await self._compute(work)
+            self._own = []
             self._ahead = 0
             self._closed = trio.Event()
-        return payload
+            for piece in self._learner.pieces:
+                give(await self._compute(partial(self._encode, piece, turn, self._own)))
 
-    async def decode(self, payload: memoryview) -> object:
-        def work() -> tuple[object, bool]:
-            encoded = arrays.unpack(self._learner.payload, payload)
-            # Copied, not only viewed: the payload's memory will hold another snapshot later.
-            decoded, finite = self._learner.decode({name: jax.numpy.array(a) for name, a in encoded.items()})
-            return decoded, bool(finite)
+    def _encode(self, piece: Piece, turn: int, own: list[Arrays]) -> Sequence[memoryview]:
+        self._spent.clear()  # here, since freeing large arrays takes milliseconds that the loop lacks
+        self._state, encoded = self._learner.encode(piece, self._state, turn)
+        own.append(encoded)
+        return arrays.pack({name: np.asarray(value) for name, value in encoded.items()})
 
-        decoded, finite = await self._compute(work)
+    async def take(self, first: int, pieces: Sequence[memoryview]) -> Sequence[object]:
+        def work() -> tuple[Sequence[Arrays], bool]:
+            learner, taken = self._learner, []
+            last = first + len(pieces)
+            for specs, piece in zip(learner.payload[first:last], pieces, strict=True):
+                taken.append({name: jax.device_put(a) for name, a in arrays.unpack(specs, piece).items()})
+            finite = map(learner.finite, learner.pieces[first:last], taken)
+            return taken, all(bool(one) for one in finite)
+
+        taken, finite = await self._compute(work)
         if not finite:
             raise PeerFault(Fault.NOT_FINITE, "parameters with NaN or infinity")
-        return decoded
+        return taken
 
-    async def apply(self, decoded: Any, weight: float) -> None:
+    async def apply(self, taken: Sequence[Any], weight: float) -> None:
         own = self._own
         assert own is not None, "a difference needs the snapshot it answers"
         async with self._turn:
             self._state = await self._compute(
-                lambda: jax.block_until_ready(self._learner.merge(self._state, own, decoded, weight))
+                lambda: jax.block_until_ready(self._learner.merge(self._state, own, taken, weight))
             )
-        self._spent.append(decoded)
+        self._spent.append(taken)
         self.drop()
 
     def drop(self) -> None:

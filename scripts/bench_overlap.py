@@ -204,7 +204,7 @@ async def run_phase(parts: Parts, partner: PeerId, kind: str, seconds: float) ->
         worst=float(worst),
         steps_s=(parts.trainer.taken - steps) / took,
         exchanges=exchanges,
-        mb_s=exchanges * parts.trainer.payload_bytes / took / 1e6,
+        mb_s=exchanges * sum(parts.trainer.payload) / took / 1e6,
         cpu=(time.process_time() - cpu) / took,
     )
 

@@ -19,6 +19,7 @@ from p2pnode.wire.messages import (
     MAX_ADDRESS,
     MAX_ADDRESSES,
     MAX_CREDENTIAL,
+    MAX_DIRECT,
     MAX_MESSAGE,
     MAX_PEERS,
     Accept,
@@ -68,6 +69,8 @@ FIELDS: dict[str, SearchStrategy[Any]] = {
     "size": st.integers(0, 2**48),
     "step": st.integers(0, 2**16),
     "counted": st.binary(max_size=1024),
+    "direct": st.binary(max_size=MAX_DIRECT),
+    "pieces": st.integers(0, 2**32),
     "again": st.floats(0.0, 3600.0),
     "outcome": texts(16),
     "what": texts(16),
@@ -153,11 +156,11 @@ def test_the_strategies_reach_every_class_and_every_field() -> None:
 
 async def test_messages_on_one_stream_arrive_one_by_one() -> None:
     wire = Wire(b"")
-    for message in (OFFER, Ready(), Accept(b"\x01")):
+    for message in (OFFER, Ready(), Accept(b"\x01", b"")):
         await messages.send(wire, message)
     assert await receive(wire, Offer) == OFFER
     assert await receive(wire, Ready) == Ready()
-    assert await receive(wire, Accept, Decline) == Accept(b"\x01")
+    assert await receive(wire, Accept, Decline) == Accept(b"\x01", b"")
 
 
 @given(ANY_MESSAGE, st.data())

@@ -6,9 +6,9 @@
         | begin -------------------------------> |  the offer still stands: both take a snapshot
         | snapshot <------------------> snapshot |  and send it, at the same time
         | <------------------------------- ready |  has everything, keeps the difference aside
-        | applies; commit ---------------------> |  applies
+        | commit ------------------------------> |  both apply
 
-**The initiator decides.** Having the acceptor's snapshot and its `ready`, it applies and says so;
+**The initiator decides.** Having the acceptor's snapshot and its `ready`, it says so and applies;
 otherwise it says `abort`, or nothing. An acceptor that said `ready` and hears no decision asks for
 the outcome on new streams until its deadline. An initiator that is asked while it waits for that
 `ready` aborts, for it must have been lost; what it committed it remembers; and a node that knows
@@ -27,14 +27,16 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
+from functools import partial
 
-import numpy as np
 import trio
+from attrs import evolve
 
 from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
 from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
+from p2pnode.gossip.transfer import Room, Transfer
 from p2pnode.gossip.view import Member
 from p2pnode.ports import Network, PeerId, Shared, Stream
 from p2pnode.wire.messages import (
@@ -53,6 +55,9 @@ from p2pnode.wire.messages import (
 )
 
 PROTOCOL = "/p2pnode/exchange/1"
+
+DIRECT_BYTES = 4_000_000
+"""Snapshots from this size on go over a direct connection: for smaller ones it is not worth opening one."""
 
 REMEMBERED = 256
 """Committed exchanges kept for those who ask: 24 bytes each. A node commits a few a second at most
@@ -106,7 +111,7 @@ class Exchanger:
         self._deadlines = deadlines
         self._offers = 0
         self._committed: OrderedDict[bytes, None] = OrderedDict()
-        self._arrived = memoryview(b"")  # where partners' snapshots arrive, one after the other
+        self._room = Room()
 
     async def offer(self, partner: Member) -> Result:
         """Offer `partner` an exchange, and carry it out if it accepts.
@@ -126,7 +131,7 @@ class Exchanger:
                 if isinstance(reply, Decline):
                     return self._declined(partner.peer, reply)
                 with self._exchanging():
-                    return await self._initiate(stream, offer, agenda, reply.counted)
+                    return await self._initiate(stream, offer, agenda, reply)
         except LinkError:
             return Result.UNREACHABLE
         except PeerFault as error:
@@ -182,25 +187,26 @@ class Exchanger:
             return None
         return reply
 
-    async def _initiate(self, stream: Stream, offer: Offer, agenda: Agenda, counted: bytes) -> Result:
+    async def _initiate(self, stream: Stream, offer: Offer, agenda: Agenda, accept: Accept) -> Result:
         started = trio.current_time()
         self.slot.pending = offer.exchange
         try:
             # A quarter sooner than the acceptor's, which so hears in time that ours was up.
             deadline = self._deadlines.of(2 * offer.size) - self._deadlines.patience / 4
             async with _timed(deadline, "its snapshot did not arrive"):
-                await send(stream, Begin())
-                decoded = await self._swap(stream, offer)
+                mine = self._invitation(stream, offer) if accept.direct else b""
+                await send(stream, Begin(mine))
+                taken = await self._swap(stream, offer, mine, accept.direct)
                 refusal = await self._await_ready(stream)
             if refusal:
                 self._aborted(stream.peer, offer, refusal)
                 return Result.ABORTED
+            self._remember(offer.exchange)
             with trio.CancelScope(shield=True):  # decided: neither a deadline nor a shutdown undoes it
-                await self.model.apply(decoded, offer.weight)
-                self._remember(offer.exchange)
-            self._complete(stream.peer, offer, agenda, counted, started, initiator=True)
-            with trio.move_on_after(self._deadlines.of(), shield=True):
-                await _quietly(send(stream, Commit()))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._commit, stream)  # both ends apply at the same time
+                    await self.model.apply(taken, offer.weight)
+            self._complete(stream.peer, offer, agenda, accept.counted, started, initiator=True)
             return Result.COMPLETED
         except (LinkError, PeerFault) as error:
             self._aborted(stream.peer, offer, str(error))
@@ -208,6 +214,10 @@ class Exchanger:
         finally:
             self.slot.pending = b""
             self.model.drop()
+
+    async def _commit(self, stream: Stream) -> None:
+        with trio.move_on_after(self._deadlines.of()):
+            await _quietly(send(stream, Commit()))
 
     async def _await_ready(self, stream: Stream) -> str:
         """Why the acceptor is not ready; empty when it is."""
@@ -235,18 +245,20 @@ class Exchanger:
         started = trio.current_time()
         deadline = started + self._deadlines.of(2 * offer.size)
         async with _timed(deadline - started, "did not begin"):
-            await send(stream, accept)
-            if isinstance(await receive(stream, Begin, Withdraw), Withdraw):
+            mine = self._invitation(stream, offer)
+            await send(stream, evolve(accept, direct=mine))
+            begin = await receive(stream, Begin, Withdraw)
+            if isinstance(begin, Withdraw):
                 return
         committed: bool | None = None
         try:
             async with _timed(deadline - trio.current_time(), "its snapshot did not arrive"):
-                decoded = await self._swap(stream, offer)
+                taken = await self._swap(stream, offer, mine, begin.direct)
             with trio.move_on_at(deadline):
                 committed = await self._decision(stream, offer)
             if committed:
                 with trio.CancelScope(shield=True):
-                    await self.model.apply(decoded, offer.weight)
+                    await self.model.apply(taken, offer.weight)
                 self._complete(stream.peer, offer, agenda, offer.counted, started, initiator=False)
             elif committed is None:
                 self._publish(ExchangeUnsettled(stream.peer, offer.exchange.hex()))
@@ -295,40 +307,27 @@ class Exchanger:
                 await stream.reset()
             raise
 
-    async def _swap(self, stream: Stream, offer: Offer) -> object:
-        """Take a snapshot and send it while the partner's arrives; the partner's, decoded.
+    async def _swap(self, stream: Stream, offer: Offer, mine: bytes, theirs: bytes) -> Sequence[object]:
+        """Take a snapshot and send it while the partner's arrives; the partner's, taken by the model.
+
+        `mine` and `theirs` are what the two ends have told for a direct connection.
 
         Raises:
-            PeerFault: `NOT_FINITE`, after telling the partner.
+            PeerFault: the partner's is not finite, after telling the partner; or it broke the rules.
             Disconnected: the stream ended.
         """
-        snapshot, arrived = await self.model.snapshot(offer.round % 2**31), self._room()
-        broken: list[Disconnected] = []
-
-        async def unless_broken(direction: Awaitable[None]) -> None:
-            try:
-                await direction
-            except Disconnected as error:
-                broken.append(error)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(unless_broken, _send_all(stream, snapshot))
-            nursery.start_soon(unless_broken, stream.receive_into(arrived))
-        if broken:
-            raise broken[0]
+        direct = partial(self._network.direct, stream, mine, theirs, offer.exchange)
+        transfer = Transfer(self.model, offer.round % 2**31, stream, self._room)
         try:
-            return await self.model.decode(arrived)
+            return await transfer.run(direct if mine and theirs else None)
         except PeerFault as error:
-            await _quietly(send(stream, Abort(error.detail)))
+            if error.fault == Fault.NOT_FINITE:
+                await _quietly(send(stream, Abort(error.detail)))
             raise
 
-    def _room(self) -> memoryview:
-        """Memory for a partner's snapshot, kept: to take 40 MB anew each time holds the loop for 20 ms."""
-        size = self.model.expected_bytes
-        if len(self._arrived) < size:
-            self._arrived = np.empty(size, np.uint8).data
-        return self._arrived[:size]
+    def _invitation(self, stream: Stream, offer: Offer) -> bytes:
+        """This node's part in a direct connection; empty for none."""
+        return self._network.invitation(stream) if offer.size >= DIRECT_BYTES else b""
 
     @contextmanager
     def _exchanging(self) -> Iterator[None]:
@@ -350,7 +349,7 @@ class Exchanger:
             layout=self.model.layout,
             round=self.model.round,
             weight=agenda.weight,
-            size=max(self.model.payload_bytes, self.model.expected_bytes),
+            size=max(sum(self.model.payload), sum(self.model.expected)),
             members=agenda.members,
             step=agenda.step,
             counted=agenda.counted,
@@ -390,11 +389,6 @@ async def _timed(seconds: float, complaint: str) -> AsyncIterator[None]:
         yield
     if scope.cancelled_caught:
         raise PeerFault(Fault.STALLED, f"{complaint} within {seconds:.1f} s")
-
-
-async def _send_all(stream: Stream, snapshot: Sequence[memoryview]) -> None:
-    for part in snapshot:
-        await stream.send(part)
 
 
 async def _quietly(sending: Awaitable[None]) -> None:

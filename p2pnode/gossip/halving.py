@@ -36,6 +36,9 @@ from p2pnode.ports import Compute, PeerId, Shared
 
 Vector = npt.NDArray[np.float32]
 
+PIECE = 1 << 21
+"""Numbers sent and summed at a time."""
+
 
 class Parts:
     """What a node holds of the mean, padded with zeros to whole blocks. Implements `ports.Shared`.
@@ -62,47 +65,46 @@ class Parts:
         np.divide(vector, members, out=self._sums[: self._size])
 
     @property
-    def payload_bytes(self) -> int:
-        return self._part(self.step.sent).nbytes
+    def payload(self) -> Sequence[int]:
+        return [piece.nbytes for piece in self._pieces(self.step.sent)]
 
     @property
-    def expected_bytes(self) -> int:
-        return self._part(self.step.received).nbytes
+    def expected(self) -> Sequence[int]:
+        return [piece.nbytes for piece in self._pieces(self.step.received)]
 
     def mean(self) -> Vector:
         """Of all members, once the last step is done. Every node has the same, bit by bit."""
         return self._sums[: self._size]
 
-    async def snapshot(self, turn: int) -> Sequence[memoryview]:
+    async def snapshot(self, turn: int, give: Callable[[Sequence[memoryview]], None]) -> None:
         await trio.lowlevel.checkpoint()
-        return [self._part(self.step.sent).view(np.uint8).data]
+        for piece in self._pieces(self.step.sent):
+            give([piece.view(np.uint8).data])
 
-    async def decode(self, payload: memoryview) -> object:
-        def work() -> tuple[Vector, bool]:
-            part = np.frombuffer(payload, np.float32).copy()
-            return part, bool(np.isfinite(part).all())
+    async def take(self, first: int, pieces: Sequence[memoryview]) -> Sequence[object]:
+        def work() -> tuple[Sequence[Vector], bool]:
+            taken = [np.frombuffer(piece, np.float32) for piece in pieces]
+            return taken, all(np.isfinite(piece).all() for piece in taken)
 
-        part, finite = await self._compute(work)
+        taken, finite = await self._compute(work)
         if not finite:
             raise PeerFault(Fault.NOT_FINITE, "parameters with NaN or infinity")
-        return part
+        return taken
 
-    async def apply(self, decoded: Any, weight: float) -> None:
+    async def apply(self, taken: Sequence[Any], weight: float) -> None:
         def work() -> None:
-            held = self._part(self.step.received)
-            if self.step.adds:
-                held += decoded
-            else:
-                held[:] = decoded
+            for held, piece in zip(self._pieces(self.step.received), taken, strict=True):
+                np.add(held if self.step.adds else 0, piece, out=held)
 
         await self._compute(work)
 
     def drop(self) -> None:
         """Nothing is kept aside: what is sent in a step does not change in it."""
 
-    def _part(self, span: tuple[int, int]) -> Vector:
-        first, last = span
-        return self._sums[first * self._width : last * self._width]
+    def _pieces(self, blocks: tuple[int, int]) -> list[Vector]:
+        """What lies in these blocks, cut."""
+        begin, end = blocks[0] * self._width, blocks[1] * self._width
+        return [self._sums[first : min(first + PIECE, end)] for first in range(begin, end, PIECE)]
 
 
 @dataclass
@@ -153,12 +155,12 @@ class Halving:
         for step in self.parts.steps:
             self.parts.step = step
             agenda = Agenda(1.0, self.digest, step.number, self.members[step.partner])
-            size = self.parts.payload_bytes + self.parts.expected_bytes
+            size = sum(self.parts.payload) + sum(self.parts.expected)
             # The partner may have had steps in between that this node rested in.
             seconds = 3 * (step.number - last) * self.deadlines.of(2 * size)
             last = step.number
             met = await meet(self.exchanger, self.membership, agenda, self.members[step.partner], seconds)
-            if not met and (step.adds or self.parts.expected_bytes):
+            if not met and (step.adds or self.parts.expected):
                 return False
         return True
 

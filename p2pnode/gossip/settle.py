@@ -127,7 +127,7 @@ class Settling:
         members = await self._agree(nursery)
         await self._rest(members)
         await self.model.settle()
-        if not self._anew and by_halving(len(members), self.model.payload_bytes, self.large):
+        if not self._anew and by_halving(len(members), sum(self.model.payload), self.large):
             mean = await self._halve(members, nursery)
             if mean is None:
                 self._anew = True
@@ -207,7 +207,7 @@ class Settling:
 
     async def _average(self, members: Sequence[PeerId]) -> int:
         """Walk through the schedule; how many members the result contains."""
-        seconds = 3 * self.deadlines.of(2 * self.model.payload_bytes)
+        seconds = 3 * self.deadlines.of(2 * sum(self.model.payload))
         for step, partner, weight in edges_of(self.me, members):
             before = self.exchanger.agenda
             agenda = Agenda(weight, before.members, step, partner, before.counted)

@@ -1,14 +1,14 @@
 """Everything a trainer calls, compiled: one node's learning as functions from state to state.
 
 A `Learner` is made once, of a task, a rule, a codec and an optimizer. Its functions are pure: whoever
-calls them keeps the state. `steps`, `end_round`, `share` and `merge` *spend* the state they are given: its
+calls them keeps the state. `steps`, `end_round`, `encode` and `merge` *spend* the state they are given: its
 memory goes to the one they return, so that a large model is neither held twice nor copied.
 
 A node's start waits for compiling, so there are few functions, each compiled at its first call,
 and how many steps to take is an argument of the compiled function, not a part of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -19,15 +19,14 @@ import numpy.typing as npt
 
 from p2pnode.learning import recipe as pure
 from p2pnode.learning import state as states
-from p2pnode.learning.compress import float32
+from p2pnode.learning.compress import Arrays, float32
 from p2pnode.learning.data import Dataset
-from p2pnode.learning.recipe import Encoded, Recipe
+from p2pnode.learning.recipe import Piece, Recipe
 from p2pnode.learning.rules.average import average
-from p2pnode.learning.rules.rule import Payload
 from p2pnode.learning.state import HostArray, State
 from p2pnode.learning.task import Task
 
-__all__ = ["Learner", "State", "compiled"]
+__all__ = ["Learner", "Piece", "State", "compiled"]
 
 EVALUATED = 8192  # rows evaluated at once; more are cut into parts, which bounds the memory that takes
 
@@ -47,10 +46,11 @@ class Learner:
         steps: `(state, data, count) -> (state, mean loss)`: local steps on batches drawn with
             replacement; the loss of no steps is nan. Spends `state`.
         end_round: `(state) -> state`: the rule's say after the local steps. Spends `state`.
-        share: `(state, turn) -> (state, encoded)`: a snapshot of what goes to a partner, in an exchange
-            that both number `turn`. Spends `state`.
-        decode: `(encoded) -> (decoded, finite)`; `finite` is False when there is NaN or infinity in it.
-        merge: `(state, own encoded, partner's decoded, weight) -> state`. Spends `state`.
+        pieces: how a snapshot of what goes to a partner is cut, in the order in which it travels.
+        encode: `(piece, state, turn) -> (state, arrays)`: one of them, all of them one after the other, in an
+            exchange that both number `turn`. Spends `state`.
+        finite: `(piece, arrays) -> bool[]`: False when there is NaN or infinity in it.
+        merge: `(state, own, partner's, weight) -> state`, of all pieces, encoded. Spends `state`.
         view: `(state) -> f32[n]`: what to evaluate, serve and save.
         evaluate: `(state, data) -> metrics` of the view's model, each f32[]; of more than 8,192 rows
             the means over parts of that size.
@@ -67,9 +67,10 @@ class Learner:
     init: Callable[[int], State]
     steps: Callable[[State, Dataset, int], tuple[State, jax.Array]]
     end_round: Callable[[State], State]
-    share: Callable[[State, int], tuple[State, dict[str, jax.Array]]]
-    decode: Callable[[Encoded], tuple[Payload, jax.Array]]
-    merge: Callable[[State, Encoded, Payload, float], State]
+    pieces: tuple[Piece, ...]
+    encode: Callable[[Piece, State, int], tuple[State, Arrays]]
+    finite: Callable[[Piece, Arrays], jax.Array]
+    merge: Callable[[State, Sequence[Arrays], Sequence[Arrays], float], State]
     view: Callable[[State], jax.Array]
     evaluate: Callable[[State, Dataset], Metrics]
     replace: Callable[[State, jax.Array | npt.NDArray[np.float32]], State]
@@ -78,10 +79,21 @@ class Learner:
     unpack: Callable[[Mapping[str, HostArray]], State]
 
     @cached_property
-    def payload(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of each encoded array, by name, in the order in which they travel."""
-        _, payload = jax.eval_shape(lambda: self.share(self.init(0), 0))
-        return dict(sorted(payload.items()))
+    def payload(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+        """Shape and dtype of each piece's encoded arrays, by name."""
+        shapes = {
+            (piece.entry, piece.size): jax.eval_shape(lambda one=piece: self.encode(one, self.init(0), 0)[1])
+            for piece in self.pieces
+        }
+        return tuple(shapes[piece.entry, piece.size] for piece in self.pieces)
+
+    def share(self, state: State, turn: int) -> tuple[State, list[Arrays]]:
+        """All pieces of a snapshot. Spends `state`."""
+        encoded = []
+        for piece in self.pieces:
+            state, arrays = self.encode(piece, state, turn)
+            encoded.append(arrays)
+        return state, encoded
 
 
 def compiled(recipe: Recipe) -> Learner:
@@ -98,9 +110,10 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
         init=lambda node_seed: init(np.uint32(node_seed % 2**32)),
         steps=_jit(pure.steps, recipe, spends=True),
         end_round=_jit(pure.end_round, recipe, spends=True),
-        share=_jit(pure.share, recipe, spends=True),
-        decode=_jit(pure.decode, recipe),
-        merge=_jit(pure.merge, recipe, spends=True),
+        pieces=(pieces := pure.pieces(recipe)),
+        encode=_encode(recipe),
+        finite=_finite(recipe),
+        merge=_merge(recipe, pieces),
         view=view,
         evaluate=lambda state, data: _evaluate(judge, view(state), state.private, data),
         replace=_jit(pure.replace, recipe),
@@ -113,6 +126,38 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
 def _jit(function: Callable[..., object], recipe: Recipe, spends: bool = False) -> Callable[..., Any]:
     """`function` of this recipe, compiled; one that `spends` reuses the memory of the state it is given."""
     return jax.jit(partial(function, recipe), donate_argnums=0 if spends else ())
+
+
+def _encode(recipe: Recipe) -> Callable[[Piece, State, int], tuple[State, Arrays]]:
+    encode = jax.jit(partial(pure.encode, recipe), static_argnums=0, donate_argnums=1)
+    return lambda piece, state, turn: encode(_anywhere(piece), state, turn, piece.begin)
+
+
+def _finite(recipe: Recipe) -> Callable[[Piece, Arrays], jax.Array]:
+    finite = jax.jit(partial(pure.finite, recipe), static_argnums=0)
+    return lambda piece, arrays: finite(_anywhere(piece), arrays)
+
+
+def _merge(
+    recipe: Recipe, pieces: Sequence[Piece]
+) -> Callable[[State, Sequence[Arrays], Sequence[Arrays], float], State]:
+    """Piece by piece where there are several and the rule allows it: that takes no memory."""
+    one = jax.jit(partial(pure.merge_piece, recipe), static_argnums=0)
+    put = jax.jit(pure.put, donate_argnums=0)
+
+    def merge(state: State, own: Sequence[Arrays], partner: Sequence[Arrays], weight: float) -> State:
+        for piece, mine, other in zip(pieces, own, partner, strict=True):
+            part = one(_anywhere(piece), state, piece.begin, mine, other, weight)
+            state = put(state, part, piece.begin)
+        return state
+
+    whole: Callable[..., State] = _jit(pure.merge, recipe, spends=True)
+    return merge if recipe.rule.elementwise and len(pieces) > 1 else whole
+
+
+def _anywhere(piece: Piece) -> Piece:
+    """What a compiled function is made for: where the piece begins is no part of that."""
+    return piece._replace(begin=0)
 
 
 def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], State]]:

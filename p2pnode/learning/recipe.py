@@ -3,24 +3,26 @@
 They are written for one node and work under `vmap` for many. `learner.py` compiles them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from p2pnode.learning.compress import Codec, int8
+from p2pnode.learning.compress import Arrays, Codec, int8
 from p2pnode.learning.data import Dataset, Part, pick
 from p2pnode.learning.layout import Layout
 from p2pnode.learning.rules.rule import Payload, Rule
 from p2pnode.learning.state import State
 from p2pnode.learning.task import Task
 
-Encoded = Mapping[str, jax.Array]
-"""What a codec made of a payload: arrays named `<entry>/<part>`."""
+PIECE = 1 << 21
+"""Entries of a vector that are encoded, sent and merged at a time: 8 MB as float32, and much less than 64 MB
+of everything that computing with them takes. Codecs cut them into whole blocks."""
 
 
 @dataclass(frozen=True)
@@ -140,27 +142,68 @@ def end_round(recipe: Recipe, state: State) -> State:
     return state._replace(rule=rule, params=params, start=params)
 
 
-def share(recipe: Recipe, state: State, turn: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-    """What goes to a partner, encoded.
+class Piece(NamedTuple):
+    """Some entries of one vector of a payload, which are encoded and merged by themselves.
+
+    Attributes:
+        entry: name of the vector.
+        begin: its first place in that.
+        size: how many there are.
+        last: it is the payload's last piece.
+    """
+
+    entry: str
+    begin: int
+    size: int
+    last: bool
+
+
+def pieces(recipe: Recipe) -> tuple[Piece, ...]:
+    """How a payload is cut, in the order in which it travels."""
+    state = jax.eval_shape(lambda: init(recipe, jnp.uint32(0)))
+    _, payload = jax.eval_shape(recipe.rule.share, state.rule, state.params, state.key, state.step)
+    cuts = [
+        (entry, begin, min(PIECE, values.size - begin))
+        for entry, values in sorted(payload.items())
+        for begin in range(0, values.size, PIECE)
+    ]
+    return tuple(Piece(*cut, last=number == len(cuts)) for number, cut in enumerate(cuts, 1))
+
+
+def encode(
+    recipe: Recipe, piece: Piece, state: State, turn: jax.Array, begin: jax.Array
+) -> tuple[State, Arrays]:
+    """One piece of what goes to a partner. The last one completes the snapshot.
 
     With error feedback (DeepSqueeze, Tang et al. 2019, arXiv:1907.07346) that is the payload plus what
     was lost of earlier ones. What this one loses replaces that when the exchange is complete.
     """
-    key = _key(state, state.snapshots, _RULE)
-    rule, payload = recipe.rule.share(state.rule, state.params, key, turn)
-    meant = {entry: payload[entry] + pair[0] for entry, pair in state.residual.items()} or payload
-    encoded = {
-        f"{entry}/{part}": array
-        for use, (entry, values) in enumerate(sorted(meant.items()), _CODEC)
-        for part, array in _codec(recipe, entry).encode(values, _key(state, state.snapshots, use)).items()
-    }
-    state = state._replace(rule=rule, snapshots=state.snapshots + 1)
-    if state.residual:
-        sent, _ = decode(recipe, encoded)
-        residual = {
-            name: jnp.stack([pair[0], meant[name] - sent[name]]) for name, pair in state.residual.items()
-        }
-        state = state._replace(residual=residual)
+    rule, payload = recipe.rule.share(state.rule, state.params, _key(state, state.snapshots, _RULE), turn)
+    values, key = (
+        payload[piece.entry],
+        _key(state, state.snapshots, _CODEC + sorted(payload).index(piece.entry)),
+    )
+    if values.size > piece.size:
+        values, key = _cut(values, begin, piece.size), jax.random.fold_in(key, begin // PIECE)
+    codec, pair = _codec(recipe, piece.entry), state.residual.get(piece.entry)
+    if pair is not None:
+        values = values + _cut(pair[0], begin, piece.size)
+    arrays = codec.encode(values, key)
+    if pair is not None:
+        lost = (values - codec.decode(arrays))[None]
+        pair = lax.dynamic_update_slice(pair, lost, (1, begin))
+        state = state._replace(residual=state.residual | {piece.entry: pair})
+    if piece.last:
+        state = state._replace(rule=rule, snapshots=state.snapshots + 1)
+    return state, arrays
+
+
+def share(recipe: Recipe, state: State, turn: jax.Array) -> tuple[State, list[Arrays]]:
+    """All pieces of what goes to a partner, encoded."""
+    encoded = []
+    for piece in pieces(recipe):
+        state, arrays = encode(recipe, piece, state, turn, jnp.int32(piece.begin))
+        encoded.append(arrays)
     return state, encoded
 
 
@@ -169,23 +212,83 @@ def _codec(recipe: Recipe, entry: str) -> Codec:
     return int8() if recipe.codec.feedback and entry in recipe.rule.dense else recipe.codec
 
 
-def decode(recipe: Recipe, encoded: Encoded) -> tuple[Payload, jax.Array]:
-    """What was encoded, and whether all of it is finite."""
-    entries: dict[str, dict[str, jax.Array]] = {}
-    for name, array in encoded.items():
-        entry, part = name.split("/")
-        entries.setdefault(entry, {})[part] = array
-    decoded = {entry: _codec(recipe, entry).decode(parts) for entry, parts in entries.items()}
-    finite = [jnp.all(jnp.isfinite(values)) for values in decoded.values()]
-    return decoded, jnp.all(jnp.stack(finite))
+def _cut(values: jax.Array, begin: jax.Array, size: int) -> jax.Array:
+    return lax.dynamic_slice(values, (begin,), (size,))
 
 
-def merge(recipe: Recipe, state: State, own: Encoded, partner: Payload, weight: jax.Array) -> State:
-    """One completed exchange: `own` as it was encoded for it, the partner's decoded already."""
-    sent, _ = decode(recipe, own)
-    partners = jax.tree.map(lambda values: values[None], partner)
-    weights = jnp.reshape(jnp.asarray(weight, jnp.float32), (1,))
-    return merge_all(recipe, state, sent, partners, weights, jnp.ones(1))
+def finite(recipe: Recipe, piece: Piece, arrays: Arrays) -> jax.Array:
+    """Whether all of a piece is, once decoded."""
+    return jnp.all(jnp.isfinite(_codec(recipe, piece.entry).decode(arrays)))
+
+
+def decode(recipe: Recipe, encoded: Sequence[Arrays]) -> Payload:
+    """The vectors of which all pieces are given, encoded."""
+    found: dict[str, list[jax.Array]] = {}
+    for piece, arrays in zip(pieces(recipe), encoded, strict=True):
+        found.setdefault(piece.entry, []).append(_codec(recipe, piece.entry).decode(arrays))
+    return {entry: jnp.concatenate(parts) if len(parts) > 1 else parts[0] for entry, parts in found.items()}
+
+
+def merge(
+    recipe: Recipe, state: State, own: Sequence[Arrays], partner: Sequence[Arrays], weight: jax.Array
+) -> State:
+    """One completed exchange, both sides as they were encoded."""
+    partners = jax.tree.map(lambda values: values[None], decode(recipe, partner))
+    return merge_all(recipe, state, decode(recipe, own), partners, jnp.reshape(weight, (1,)), jnp.ones(1))
+
+
+class Slice(NamedTuple):
+    """What an exchange changes of a state, cut to a piece."""
+
+    params: jax.Array
+    start: jax.Array
+    rule: Any
+    residual: dict[str, jax.Array]
+
+
+def merge_piece(
+    recipe: Recipe,
+    piece: Piece,
+    state: State,
+    begin: jax.Array,
+    own: Arrays,
+    partner: Arrays,
+    weight: jax.Array,
+) -> Slice:
+    """What becomes of one piece of the state, where the rule is elementwise.
+
+    It is put into the state by a program of its own (`put`): within one, the compiler would read old values
+    again when some are overwritten already, and copy all of them before.
+    """
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        return _cut(leaf, begin, piece.size) if leaf.shape == state.params.shape else leaf
+
+    residual = {name: jax.vmap(cut)(pair) for name, pair in state.residual.items()}
+    part = state._replace(
+        params=cut(state.params),
+        start=cut(state.start),
+        rule=jax.tree.map(cut, state.rule),
+        residual=residual,
+    )
+    codec = _codec(recipe, piece.entry)
+    sent, received = {piece.entry: codec.decode(own)}, {piece.entry: codec.decode(partner)[None]}
+    part = merge_all(recipe, part, sent, received, jnp.reshape(weight, (1,)), jnp.ones(1))
+    return Slice(part.params, part.start, part.rule, part.residual)
+
+
+def put(state: State, part: Slice, begin: jax.Array) -> State:
+    """`state` with one piece replaced."""
+
+    def into(leaf: jax.Array, piece: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice(leaf, piece, (begin,)) if leaf.shape == state.params.shape else piece
+
+    return state._replace(
+        params=into(state.params, part.params),
+        start=into(state.start, part.start),
+        rule=jax.tree.map(into, state.rule, part.rule),
+        residual={name: jax.vmap(into)(pair, part.residual[name]) for name, pair in state.residual.items()},
+    )
 
 
 def merge_all(

@@ -135,7 +135,7 @@ class Engine:
         _, encoded = jax.eval_shape(
             lambda: pure.share(self.recipe, pure.init(self.recipe, jnp.uint32(0)), jnp.int32(0))
         )
-        return sum(array.size * array.dtype.itemsize for array in encoded.values())
+        return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(encoded))
 
     def _at(self, rate: jax.Array) -> Recipe:
         return replace(self.recipe, optimizer=self.optimizer(rate))
@@ -143,7 +143,7 @@ class Engine:
     def _share(self, recipe: Recipe, states: State, turns: jax.Array) -> tuple[State, Payload]:
         def share(state: State, turn: jax.Array) -> tuple[State, Payload]:
             state, encoded = pure.share(recipe, state, turn)
-            return state, pure.decode(recipe, encoded)[0]
+            return state, pure.decode(recipe, encoded)
 
         return jax.vmap(share)(states, turns)
 

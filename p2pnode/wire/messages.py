@@ -26,6 +26,7 @@ MAX_PEERS = 16  # peers told in one hello: enough to spread, too few to flood a 
 MAX_ADDRESSES = 8  # of one peer: an interface each for IPv4 and IPv6, and some relays
 MAX_ADDRESS = 160  # characters: a relayed multiaddr with two peer ids has about 150
 MAX_CREDENTIAL = 1024  # bytes: room for a short chain of signatures
+MAX_DIRECT = 64  # bytes: a seed and what comes with it
 MAX_TEXT = 200  # characters of a reason meant for a person
 
 M = TypeVar("M")
@@ -176,9 +177,15 @@ class Offer:
 
 @frozen
 class Accept:
-    """Yes. `counted` as in the offer, from the acceptor's side."""
+    """Yes.
+
+    Attributes:
+        counted: as in the offer, from the acceptor's side.
+        direct: the acceptor's part in a direct connection; empty when it wants none.
+    """
 
     counted: bytes = _bytes(most=1024)
+    direct: bytes = _bytes(most=MAX_DIRECT)
 
 
 @frozen
@@ -191,7 +198,16 @@ class Decline:
 
 @frozen
 class Begin:
-    """The initiator has the accept and sends its snapshot now."""
+    """The initiator has the accept and sends its snapshot now; `direct` as in the accept, from its side."""
+
+    direct: bytes = _bytes(most=MAX_DIRECT)
+
+
+@frozen
+class Arrived:
+    """So many pieces of your snapshot came over the direct connection; send the others here."""
+
+    pieces: int = _integer(0, 2**32)
 
 
 @frozen
@@ -263,6 +279,7 @@ Message: TypeAlias = (
     | Accept
     | Decline
     | Begin
+    | Arrived
     | Withdraw
     | Ready
     | Commit
@@ -287,6 +304,7 @@ _TAGS: dict[type[Any], int] = {
     Abort: 17,
     AskOutcome: 18,
     Outcome: 19,
+    Arrived: 20,
     Fetch: 30,
     Content: 31,
 }

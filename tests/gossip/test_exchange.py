@@ -155,7 +155,7 @@ async def test_an_initiator_that_dies_after_ready_leaves_its_partner_unsettled(c
         await offer(one, other)
         network.kill(one.network.me)
         await other.exchanger.close()
-        assert trio.current_time() - began <= DEADLINES.of(2 * one.trainer.payload_bytes) + 0.1
+        assert trio.current_time() - began <= DEADLINES.of(2 * sum(one.trainer.payload)) + 0.1
         assert len(other.of(ExchangeUnsettled)) == 1
         assert not other.exchanger.slot.busy
 
@@ -239,7 +239,7 @@ async def test_garbage_in_place_of_any_message_is_counted_and_frees_the_node(clo
 async def test_what_is_unexpected_is_counted(clock: MockClock) -> None:
     async with ends(fabric(), 2) as (one, other):
         stream = await one.network.open(other.network.me, exchange.PROTOCOL)
-        await send(stream, Begin())
+        await send(stream, Begin(b""))
         await trio.sleep(1)
         assert other.faults.pop().fault is Fault.UNEXPECTED
         stream = await one.network.open(other.network.me, exchange.PROTOCOL)

@@ -103,7 +103,6 @@ def exchanger(network: Libp2pNetwork, learner: Learner, partner: Member, pieces:
         fault=lambda peer, fault: pytest.fail(str(fault)),
         deadlines=Deadlines(),
     )
-    made._room()[:] = bytes(len(made._room()))  # taken once, not in each exchange
     network.serve(exchange.PROTOCOL, made.serve)
     return made
 

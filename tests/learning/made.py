@@ -75,6 +75,4 @@ def exchange(learner: Learner, left: State, right: State, weight: float = 0.5) -
     """Both ends average."""
     left, sent = learner.share(left, 0)
     right, answered = learner.share(right, 0)
-    from_left, _ = learner.decode(sent)
-    from_right, _ = learner.decode(answered)
-    return learner.merge(left, sent, from_right, weight), learner.merge(right, answered, from_left, weight)
+    return learner.merge(left, sent, answered, weight), learner.merge(right, answered, sent, weight)

@@ -56,12 +56,12 @@ def test_how_many_steps_to_take_is_no_reason_to_compile_again() -> None:
 def test_only_what_is_shared_travels() -> None:
     learner = toy("momentum", "int8")
     assert learner.size == 3 * 100 + 5
-    assert list(learner.payload) == sorted(learner.payload)
-    _, encoded = learner.share(learner.init(1), 0)
+    _, [encoded] = learner.share(learner.init(1), 0)
+    [payload] = learner.payload
     assert {name: (a.shape, a.dtype) for name, a in encoded.items()} == {
-        name: (spec.shape, spec.dtype) for name, spec in learner.payload.items()
+        name: (spec.shape, spec.dtype) for name, spec in payload.items()
     }
-    assert sum(spec.size for name, spec in learner.payload.items() if "values" in name) == learner.size
+    assert payload["values"].size == learner.size
 
 
 def test_what_is_private_has_no_part_in_what_travels() -> None:
@@ -84,7 +84,7 @@ def test_an_exchange_leaves_the_private_part_alone() -> None:
 def test_a_merge_during_the_next_round_counts_as_nobodys_local_work() -> None:
     learner = toy("momentum", "float32", beta=0.9, average=0.0)
     state, own = learner.share(after_steps(learner, 1), 0)
-    partner, _ = learner.decode(learner.share(after_steps(learner, 2), 0)[1])
+    _, partner = learner.share(after_steps(learner, 2), 0)
     state, _ = learner.steps(state, rows(1), 3)
     work = np.array(state.params - state.start)
     state = learner.merge(state, own, partner, 0.5)
@@ -93,11 +93,11 @@ def test_a_merge_during_the_next_round_counts_as_nobodys_local_work() -> None:
 
 def test_a_snapshot_survives_the_steps_that_follow_it() -> None:
     learner = toy()
-    state, own = learner.share(learner.init(1), 0)
+    state, [own] = learner.share(learner.init(1), 0)
     view = learner.view(state)
-    kept = np.array(own["params/values"])
+    kept = np.array(own["values"])
     state, _ = learner.steps(state, rows(1), 5)
-    np.testing.assert_array_equal(own["params/values"], kept)
+    np.testing.assert_array_equal(own["values"], kept)
     np.testing.assert_array_equal(view, kept)
     assert np.any(np.asarray(state.params) != kept)
 
@@ -105,18 +105,19 @@ def test_a_snapshot_survives_the_steps_that_follow_it() -> None:
 @pytest.mark.parametrize("codec", ["float32", "bfloat16", "int8"])
 def test_a_payload_that_is_not_finite_is_seen(codec: str) -> None:
     learner = toy("average", codec)
-    assert bool(learner.decode(learner.share(learner.init(1), 0)[1])[1])
+    [piece] = learner.pieces
+    assert learner.finite(piece, learner.encode(piece, learner.init(1), 0)[1])
     for bad in (np.nan, np.inf):
         state = learner.init(1)
         poisoned = state._replace(params=state.params.at[7].set(bad))
-        assert not bool(learner.decode(learner.share(poisoned, 0)[1])[1])
+        assert not learner.finite(piece, learner.encode(piece, poisoned, 0)[1])
 
 
 def test_each_snapshot_rounds_anew() -> None:
     learner = toy("average", "int8")
-    state, first = learner.share(learner.init(1), 0)
-    state, second = learner.share(state, 0)
-    assert np.any(np.asarray(first["params/values"]) != np.asarray(second["params/values"]))
+    state, [first] = learner.share(learner.init(1), 0)
+    state, [second] = learner.share(state, 0)
+    assert np.any(np.asarray(first["values"]) != np.asarray(second["values"]))
 
 
 def test_evaluation_in_parts_is_the_evaluation_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,8 @@ class Rule:
         conserves: a completed exchange leaves the sum of both ends' parameters as it was.
         fixed_neighbours: it keeps state for each neighbour and cannot change them.
         on_nodes: it runs on nodes, not only in a simulation.
+        elementwise: its one payload is `params`, f32[n], and `merge` treats every entry of the vectors by
+            itself and leaves all else as it is: so it may be called with parts of them.
         feedback: what a codec lost of a payload may be added to the next one. Not where the rule itself
             sends it again, or where the same place stands for another entry later.
         dense: entries of the payload that travel as int8 under a codec which would need feedback for them.
@@ -65,6 +67,7 @@ class Rule:
     conserves: bool = True
     fixed_neighbours: bool = False
     on_nodes: bool = True
+    elementwise: bool = False
     feedback: bool = True
     dense: frozenset[str] = frozenset()
 
