@@ -5,6 +5,7 @@ is, how to choose it, and the symptom of a wrong value. Sections are passed on b
 whole config goes no further than `node.py`.
 """
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -95,12 +96,20 @@ class Config:
             from this machine only: nobody else will ever find such a node.
         peers: full multiaddrs of members or bootstrap nodes to try first.
         mdns: whether to announce and look for the swarm on the local network.
+        direct: whether large models go over a second TCP connection with the partner, to the same port as the
+            first, encrypted in threads. Turn it off where a firewall counts connections. Off, large exchanges
+            take twice the CPU, and training feels them.
+        bandwidth: bytes a second that this node sends at most, all connections together; infinite for no
+            limit. Choose less than the line carries, so that others on it do not suffer. Too low:
+            exchanges miss their deadlines, see `Deadlines.rate`.
         evaluate: rounds between two evaluations. 1 costs an evaluation each round.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     peers: tuple[str, ...] = ()
     mdns: bool = True
+    direct: bool = True
+    bandwidth: float = math.inf
     evaluate: int = 1
     deadlines: Deadlines = field(default_factory=Deadlines)
     membership: Membership = field(default_factory=Membership)

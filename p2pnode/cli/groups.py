@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 LOG = ("human", "json")
 
+LEAST_MBIT = 0.1
+"""A limit below this is a slip of the pen, or in other units: hellos alone would not get through."""
+
 
 class Lesson(NamedTuple):
     """What a node learns from, in the order of `session.rows_of`."""
@@ -96,6 +99,19 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--mdns/--no-mdns", default=True, show_default=True, help="Look for members on the local network."
     )
+    @click.option(
+        "--direct/--no-direct",
+        default=True,
+        show_default=True,
+        help="Send large models over a second connection to the same port.",
+    )
+    @click.option(
+        "--bandwidth",
+        metavar="MBIT",
+        type=float,
+        callback=options.at_least(LEAST_MBIT),
+        help="Megabits a second to send at most.  [default: no limit]",
+    )
     @options.number("--wait-peers", "MEMBERS", 1, "Members to wait for before the first round.")
     @options.number("--wait", "SECONDS", 30.0, "Seconds to wait for them at most.")
     @options.number("--save-every", "SECONDS", 30.0, "Seconds between two checkpoints at least.")
@@ -105,6 +121,8 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         listen: tuple[str, ...],
         peers: tuple[str, ...],
         mdns: bool,
+        direct: bool,
+        bandwidth: float | None,
         wait_peers: int,
         wait: float,
         save_every: float,
@@ -113,7 +131,15 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
         from p2pnode.config import Config, Saving, Start
 
         start, saving = Start(wait_peers, wait), Saving(save_every)
-        config = Config(listen or Config.listen, peers, mdns, start=start, saving=saving)
+        config = Config(
+            listen or Config.listen,
+            peers,
+            mdns,
+            direct,
+            Config.bandwidth if bandwidth is None else bandwidth * 1e6 / 8,
+            start=start,
+            saving=saving,
+        )
         command(*args, config=config, **rest)
 
     return configures

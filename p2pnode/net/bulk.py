@@ -23,6 +23,7 @@ from outcome import Outcome
 
 from p2pnode.errors import Disconnected, Fault, PeerFault
 from p2pnode.net.bulk_keys import CIPHERS, Keys
+from p2pnode.net.pace import Pace
 from p2pnode.net.wire import Meter
 from p2pnode.ports import Bytes, PeerId
 
@@ -51,11 +52,12 @@ class Outgoing:
         over: nothing more can be sent.
     """
 
-    def __init__(self, connection: socket.socket, cipher: AESGCM | ChaCha20Poly1305) -> None:
+    def __init__(self, connection: socket.socket, cipher: AESGCM | ChaCha20Poly1305, pace: Pace) -> None:
         self.sent = 0
         self.over = False
         self._socket = connection
         self._cipher = cipher
+        self._pace = pace
         self._number = 0
         self._size = LEAST_PLAIN
         self._out = memoryview(b"")
@@ -88,8 +90,10 @@ class Outgoing:
     def _write(self, record: memoryview) -> None:
         """The only place where bytes leave."""
         while record:
+            part = record[: self._pace.piece]
+            self._pace.block(len(part))
             try:
-                size = self._socket.send(record)
+                size = self._socket.send(part)
             except OSError as error:
                 raise Disconnected(f"the direct connection takes no more: {error}") from error
             self.sent += size
@@ -185,7 +189,12 @@ class BulkStream:
     """
 
     def __init__(
-        self, connection: socket.socket, peer: PeerId, keys: Keys, meter: Meter, stall: float = STALL_SECONDS
+        self,
+        connection: socket.socket,
+        peer: PeerId,
+        keys: Keys,
+        meter: Meter,
+        stall: float = STALL_SECONDS,
     ) -> None:
         # The kernel keeps the time: a timeout of Python's would cost two more calls for each piece.
         connection.setblocking(True)
@@ -195,7 +204,7 @@ class BulkStream:
         self._socket = connection
         self._peer = peer
         self._meter = meter
-        self._outgoing = Outgoing(connection, CIPHERS[keys.cipher](keys.sending))
+        self._outgoing = Outgoing(connection, CIPHERS[keys.cipher](keys.sending), meter.pace)
         self._incoming = Incoming(connection, CIPHERS[keys.cipher](keys.receiving))
         self._jobs = 0
         self._over = False

@@ -15,6 +15,7 @@ exception is our own bug: it leaves `open_network` and takes the node with it.
 """
 
 import logging
+import math
 import socket
 from collections import ChainMap
 from collections.abc import AsyncIterator, Sequence
@@ -33,6 +34,7 @@ from p2pnode.net.identify import IDENTIFY, PING, identify, ping
 from p2pnode.net.listeners import bind
 from p2pnode.net.meeting import Meeting
 from p2pnode.net.multistream import agree, receive
+from p2pnode.net.pace import Pace
 from p2pnode.net.wire import Meter, Wire
 from p2pnode.net.yamux import MOST_UNREAD_IN_ALL, Budget, YamuxStream
 from p2pnode.ports import Handler, PeerAddress, PeerId, Stream, Traffic
@@ -57,7 +59,7 @@ MOST_STRANGERS = 64
 
 @asynccontextmanager
 async def open_network(
-    key: Key, listen: Sequence[str], direct: bool = True
+    key: Key, listen: Sequence[str], direct: bool = True, bandwidth: float = math.inf
 ) -> AsyncIterator["Libp2pNetwork"]:
     """Listen on the multiaddrs `listen` and be reachable until the block ends.
 
@@ -65,6 +67,7 @@ async def open_network(
         key: of this node.
         listen: multiaddrs.
         direct: whether direct connections are wanted.
+        bandwidth: bytes a second that are sent at most.
 
     Raises:
         UserError: an address of `listen` cannot be used.
@@ -74,7 +77,7 @@ async def open_network(
     # The library logs what strangers do to us as warnings and errors; nobody can act on them.
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     async with trio.open_nursery() as nursery:
-        network = Libp2pNetwork(key, tuple(dict.fromkeys(addresses)), nursery, direct)
+        network = Libp2pNetwork(key, tuple(dict.fromkeys(addresses)), nursery, direct, bandwidth)
         await nursery.start(trio.serve_listeners, network.welcome, listeners)
         try:
             yield network
@@ -86,12 +89,14 @@ async def open_network(
 class Libp2pNetwork:
     """Implements `ports.Network`; made by `open_network`."""
 
-    def __init__(self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery, direct: bool) -> None:
+    def __init__(
+        self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery, direct: bool, bandwidth: float
+    ) -> None:
         self._key = key
         self._addresses = addresses
         self._nursery = nursery
         self._noise = noise_of(key.seed)
-        self._meter = Meter()
+        self._meter = Meter(pace=Pace(bandwidth))
         self._budget = Budget(MOST_UNREAD_IN_ALL)
         self._book = AddressBook()
         self._connections: dict[PeerId, list[Connection]] = {}

@@ -8,7 +8,7 @@
 """
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from libp2p.abc import IRawConnection
@@ -16,6 +16,7 @@ from libp2p.connection_types import ConnectionType
 from multiaddr import Multiaddr
 
 from p2pnode.errors import Disconnected
+from p2pnode.net.pace import Pace
 from p2pnode.ports import Bytes
 
 LARGEST_READ = 64 * 1024
@@ -24,10 +25,11 @@ LARGEST_READ = 64 * 1024
 
 @dataclass
 class Meter:
-    """Bytes that crossed the sockets of one node."""
+    """Bytes that crossed the sockets of one node, and how fast they may leave."""
 
     sent: int = 0
     received: int = 0
+    pace: Pace = field(default_factory=Pace)
 
 
 class Wire(IRawConnection):
@@ -79,8 +81,13 @@ class Wire(IRawConnection):
         Raises:
             Disconnected: the peer takes no more.
         """
+        view, piece = memoryview(data), self._meter.pace.piece
         try:
-            await self._socket.send_all(data)
+            for start in range(0, len(view), piece):
+                part = view[start : start + piece]
+                if seconds := self._meter.pace.wait(len(part)):
+                    await trio.sleep(seconds)
+                await self._socket.send_all(part)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Disconnected("the connection has ended") from error
         except BaseException:  # cancelled: nobody knows how much was sent

@@ -22,6 +22,7 @@ from p2pnode.net.bulk import MOST_PLAIN, TAG, Incoming, Outgoing
 from p2pnode.net.bulk_keys import PROTOCOL, agree_on, invite
 from p2pnode.net.multistream import agree
 from p2pnode.net.noise import Channel, Opener, Sealer
+from p2pnode.net.pace import Pace
 from p2pnode.net.yamux import Budget, Yamux, YamuxStream
 from p2pnode.ports import Bytes, PeerId
 
@@ -176,7 +177,7 @@ class ScriptSocket:
 
 
 def _take_records(data: bytes) -> None:
-    there = Outgoing(cast("socket.socket", None), AESGCM(THERE))
+    there = Outgoing(cast("socket.socket", None), AESGCM(THERE), Pace())
     wire = bytearray()
     good = b""
     while len(data) >= 3:

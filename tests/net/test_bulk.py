@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from p2pnode.errors import Disconnected, Fault, PeerFault
 from p2pnode.net.bulk import LEAST_PLAIN, LENGTH, MOST_PLAIN, TAG, Incoming, Outgoing, next_record
 from p2pnode.net.bulk_keys import CIPHERS, agree_on, invite, preferred
+from p2pnode.net.pace import Pace
 
 from .contract import MIB, noise, receive
 from .direct import both_keys, bulk_pair, exchanged
@@ -73,7 +74,7 @@ def test_a_record_holds_what_passes_in_its_time_within_bounds() -> None:
 def records(*plain: bytes, seed: int = 0, cipher: int = 0, back: bool = False) -> list[bytes]:
     """Each as one record, as the dialler makes them, or the listener."""
     keys = both_keys(cipher, seed)[back]
-    outgoing = Outgoing(socket.socket(), CIPHERS[cipher](keys.sending))
+    outgoing = Outgoing(socket.socket(), CIPHERS[cipher](keys.sending), Pace())
     outgoing._socket.close()
     return [bytes(outgoing._seal(memoryview(one))) for one in plain]
 
