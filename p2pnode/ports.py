@@ -212,8 +212,13 @@ class Shared(Protocol):
         """
         ...
 
-    async def apply(self, taken: Sequence[object], weight: float) -> None:
-        """Merge all pieces of a partner's snapshot with the one kept aside, at the next chunk boundary."""
+    async def apply(self, taken: list[object], weight: float) -> None:
+        """Merge a partner's snapshot with the one kept aside, at the next chunk boundary.
+
+        Args:
+            taken: all its pieces, in order; empty afterwards.
+            weight: of the difference.
+        """
         ...
 
     def drop(self) -> None:

@@ -24,7 +24,7 @@ import trio
 from p2pnode.errors import Fault, PeerFault
 from p2pnode.learning.compress import Arrays
 from p2pnode.learning.data import Dataset
-from p2pnode.learning.learner import Learner, Piece, State
+from p2pnode.learning.learner import Learner, State
 from p2pnode.ports import Compute
 from p2pnode.wire import arrays
 
@@ -60,7 +60,7 @@ class Trainer:
         self._overlap = overlap
         self._turn = trio.Lock()
         self._own: list[Arrays] | None = None  # the snapshot kept aside, as it was sent
-        self._spent: list[object] = []  # what the last exchange left behind
+        self._spent: list[Arrays] = []  # memory for the next one: what is left of the last
         self._ahead = 0  # steps since that snapshot
         self._closed = trio.Event()
         self._seed = seed
@@ -125,17 +125,17 @@ class Trainer:
     async def snapshot(self, turn: int, give: Callable[[Sequence[memoryview]], None]) -> None:
         assert self._own is None, "one snapshot at a time"
         async with self._turn:
-            self._own = []
             self._ahead = 0
             self._closed = trio.Event()
-            for piece in self._learner.pieces:
-                give(await self._compute(partial(self._encode, piece, turn, self._own)))
+            self._own = self._spent or await self._compute(self._learner.blank)
+            self._spent = []
+            for number in range(len(self._own)):
+                give(await self._compute(partial(self._encode, number, turn, self._own)))
 
-    def _encode(self, piece: Piece, turn: int, own: list[Arrays]) -> Sequence[memoryview]:
-        self._spent.clear()  # here, since freeing large arrays takes milliseconds that the loop lacks
-        self._state, encoded = self._learner.encode(piece, self._state, turn)
-        own.append(encoded)
-        return arrays.pack({name: np.asarray(value) for name, value in encoded.items()})
+    def _encode(self, number: int, turn: int, own: list[Arrays]) -> Sequence[memoryview]:
+        piece = self._learner.pieces[number]
+        self._state, own[number] = self._learner.encode(piece, self._state, turn, own[number])
+        return arrays.pack({name: np.asarray(value) for name, value in own[number].items()})
 
     async def take(self, first: int, pieces: Sequence[memoryview]) -> Sequence[object]:
         def work() -> tuple[Sequence[Arrays], bool]:
@@ -151,19 +151,22 @@ class Trainer:
             raise PeerFault(Fault.NOT_FINITE, "parameters with NaN or infinity")
         return taken
 
-    async def apply(self, taken: Sequence[Any], weight: float) -> None:
+    async def apply(self, taken: list[Any], weight: float) -> None:
         own = self._own
         assert own is not None, "a difference needs the snapshot it answers"
+
+        def work() -> State:
+            state = self._learner.merge(self._state, own, taken, weight)
+            jax.block_until_ready(state.params)
+            taken.clear()  # here: to free large arrays takes milliseconds that the loop lacks
+            return state
+
         async with self._turn:
-            self._state = await self._compute(
-                lambda: jax.block_until_ready(self._learner.merge(self._state, own, taken, weight))
-            )
-        self._spent.append(taken)
+            self._state = await self._compute(work)
         self.drop()
 
     def drop(self) -> None:
-        self._spent.append(self._own)
-        self._own = None
+        self._spent, self._own = self._own or self._spent, None
         self._closed.set()
 
     async def evaluate(self) -> dict[str, float]:
@@ -187,7 +190,9 @@ class Trainer:
         if vector is not None:
             async with self._turn:
                 self._state = await self._compute(
-                    lambda: self._learner.replace(self._state, jax.numpy.asarray(vector))
+                    lambda: jax.block_until_ready(
+                        self._learner.replace(self._state, jax.numpy.asarray(vector))
+                    )
                 )
         self.round = round
 
@@ -209,6 +214,7 @@ class Trainer:
 
         async with self._turn:
             self._learner, self._state = await self._compute(work)
+            self._spent = []
 
     async def save(self) -> dict[str, np.ndarray]:
         """Everything a restart needs, as named arrays."""

@@ -24,7 +24,7 @@ rule settles two offers that cross: the lower id stays initiator.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
 from functools import partial
@@ -307,7 +307,7 @@ class Exchanger:
                 await stream.reset()
             raise
 
-    async def _swap(self, stream: Stream, offer: Offer, mine: bytes, theirs: bytes) -> Sequence[object]:
+    async def _swap(self, stream: Stream, offer: Offer, mine: bytes, theirs: bytes) -> list[object]:
         """Take a snapshot and send it while the partner's arrives; the partner's, taken by the model.
 
         `mine` and `theirs` are what the two ends have told for a direct connection.

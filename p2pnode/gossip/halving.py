@@ -91,7 +91,7 @@ class Parts:
             raise PeerFault(Fault.NOT_FINITE, "parameters with NaN or infinity")
         return taken
 
-    async def apply(self, taken: Sequence[Any], weight: float) -> None:
+    async def apply(self, taken: list[Any], weight: float) -> None:
         def work() -> None:
             for held, piece in zip(self._pieces(self.step.received), taken, strict=True):
                 np.add(held if self.step.adds else 0, piece, out=held)

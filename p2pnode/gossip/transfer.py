@@ -63,7 +63,7 @@ class Transfer:
         self._fault: PeerFault | None = None
         self._more = trio.lowlevel.ParkingLot()
 
-    async def run(self, direct: Callable[[], Awaitable[Stream | None]] | None) -> Sequence[object]:
+    async def run(self, direct: Callable[[], Awaitable[Stream | None]] | None) -> list[object]:
         """Send one snapshot and receive the other; the partner's pieces, taken by the model.
 
         Args:

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +27,7 @@ from p2pnode.learning.rules.average import average
 from p2pnode.learning.state import HostArray, State
 from p2pnode.learning.task import Task
 
-__all__ = ["Learner", "Piece", "State", "compiled"]
+__all__ = ["Learner", "State", "compiled"]
 
 EVALUATED = 8192  # rows evaluated at once; more are cut into parts, which bounds the memory that takes
 
@@ -47,8 +48,11 @@ class Learner:
             replacement; the loss of no steps is nan. Spends `state`.
         end_round: `(state) -> state`: the rule's say after the local steps. Spends `state`.
         pieces: how a snapshot of what goes to a partner is cut, in the order in which it travels.
-        encode: `(piece, state, turn) -> (state, arrays)`: one of them, all of them one after the other, in an
-            exchange that both number `turn`. Spends `state`.
+        encode: `(piece, state, turn, spent) -> (state, arrays)`: one of them, all of them one after the
+            other, in an exchange that both number `turn`. Spends `state`, and `spent`: the same piece of an
+            earlier snapshot, or a blank one. (To write where something was written before costs a quarter
+            of what new memory does.)
+        shapes: `(piece) -> specs`: shape and dtype of its arrays, by name.
         finite: `(piece, arrays) -> bool[]`: False when there is NaN or infinity in it.
         merge: `(state, own, partner's, weight) -> state`, of all pieces, encoded. Spends `state`.
         view: `(state) -> f32[n]`: what to evaluate, serve and save.
@@ -68,7 +72,8 @@ class Learner:
     steps: Callable[[State, Dataset, int], tuple[State, jax.Array]]
     end_round: Callable[[State], State]
     pieces: tuple[Piece, ...]
-    encode: Callable[[Piece, State, int], tuple[State, Arrays]]
+    encode: Callable[[Piece, State, int, Arrays], tuple[State, Arrays]]
+    shapes: Callable[[Piece], dict[str, jax.ShapeDtypeStruct]]
     finite: Callable[[Piece, Arrays], jax.Array]
     merge: Callable[[State, Sequence[Arrays], Sequence[Arrays], float], State]
     view: Callable[[State], jax.Array]
@@ -81,17 +86,18 @@ class Learner:
     @cached_property
     def payload(self) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
         """Shape and dtype of each piece's encoded arrays, by name."""
-        shapes = {
-            (piece.entry, piece.size): jax.eval_shape(lambda one=piece: self.encode(one, self.init(0), 0)[1])
-            for piece in self.pieces
-        }
-        return tuple(shapes[piece.entry, piece.size] for piece in self.pieces)
+        shapes = {_anywhere(piece): self.shapes(piece) for piece in {_anywhere(one) for one in self.pieces}}
+        return tuple(shapes[_anywhere(piece)] for piece in self.pieces)
+
+    def blank(self) -> list[Arrays]:
+        """Memory for a snapshot."""
+        return [jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), specs) for specs in self.payload]
 
     def share(self, state: State, turn: int) -> tuple[State, list[Arrays]]:
         """All pieces of a snapshot. Spends `state`."""
         encoded = []
-        for piece in self.pieces:
-            state, arrays = self.encode(piece, state, turn)
+        for piece, blank in zip(self.pieces, self.blank(), strict=True):
+            state, arrays = self.encode(piece, state, turn, blank)
             encoded.append(arrays)
         return state, encoded
 
@@ -112,6 +118,7 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
         end_round=_jit(pure.end_round, recipe, spends=True),
         pieces=(pieces := pure.pieces(recipe)),
         encode=_encode(recipe),
+        shapes=partial(_shapes, recipe),
         finite=_finite(recipe),
         merge=_merge(recipe, pieces),
         view=view,
@@ -128,9 +135,21 @@ def _jit(function: Callable[..., object], recipe: Recipe, spends: bool = False) 
     return jax.jit(partial(function, recipe), donate_argnums=0 if spends else ())
 
 
-def _encode(recipe: Recipe) -> Callable[[Piece, State, int], tuple[State, Arrays]]:
-    encode = jax.jit(partial(pure.encode, recipe), static_argnums=0, donate_argnums=1)
-    return lambda piece, state, turn: encode(_anywhere(piece), state, turn, piece.begin)
+def _encode(recipe: Recipe) -> Callable[[Piece, State, int, Arrays], tuple[State, Arrays]]:
+    def encode(
+        piece: Piece, state: State, turn: jax.Array, begin: jax.Array, spent: Arrays
+    ) -> tuple[State, Arrays]:
+        return pure.encode(recipe, piece, state, turn, begin)
+
+    jitted = jax.jit(encode, static_argnums=0, donate_argnums=(1, 4), keep_unused=True)
+    return lambda piece, state, turn, spent: jitted(_anywhere(piece), state, turn, piece.begin, spent)
+
+
+def _shapes(recipe: Recipe, piece: Piece) -> dict[str, jax.ShapeDtypeStruct]:
+    state = jax.eval_shape(partial(pure.init, recipe), np.uint32(0))
+    zero = jnp.int32(0)
+    _, arrays = jax.eval_shape(partial(pure.encode, recipe, piece), state, zero, zero)
+    return dict(arrays)
 
 
 def _finite(recipe: Recipe) -> Callable[[Piece, Arrays], jax.Array]:
@@ -142,17 +161,15 @@ def _merge(
     recipe: Recipe, pieces: Sequence[Piece]
 ) -> Callable[[State, Sequence[Arrays], Sequence[Arrays], float], State]:
     """Piece by piece where there are several and the rule allows it: that takes no memory."""
-    one = jax.jit(partial(pure.merge_piece, recipe), static_argnums=0)
-    put = jax.jit(pure.put, donate_argnums=0)
+    one = jax.jit(partial(pure.merge_piece, recipe), static_argnums=0, donate_argnums=1)
 
     def merge(state: State, own: Sequence[Arrays], partner: Sequence[Arrays], weight: float) -> State:
         for piece, mine, other in zip(pieces, own, partner, strict=True):
-            part = one(_anywhere(piece), state, piece.begin, mine, other, weight)
-            state = put(state, part, piece.begin)
-        return state
+            state = one(_anywhere(piece), state, mine, other, weight, piece.begin)
+        return pure.sent(state)
 
     whole: Callable[..., State] = _jit(pure.merge, recipe, spends=True)
-    return merge if recipe.rule.elementwise and len(pieces) > 1 else whole
+    return merge if recipe.rule.additive and len(pieces) > 1 else whole
 
 
 def _anywhere(piece: Piece) -> Piece:

@@ -6,7 +6,7 @@ They are written for one node and work under `vmap` for many. `learner.py` compi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,13 +87,13 @@ def _begin(recipe: Recipe, vector: jax.Array, private: dict[str, jax.Array], key
     )
 
 
-def _residual(recipe: Recipe, vector: jax.Array) -> dict[str, jax.Array]:
+def _residual(recipe: Recipe, vector: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Of a node that has sent nothing yet."""
     if not _feeds_back(recipe):
         return {}
     share = partial(recipe.rule.share, recipe.rule.init(vector), vector)
     _, payload = jax.eval_shape(share, jax.random.key(0), jnp.int32(0))
-    return {entry: jnp.zeros((2, *values.shape)) for entry, values in payload.items()}
+    return {entry: (jnp.zeros(values.shape), jnp.zeros(values.shape)) for entry, values in payload.items()}
 
 
 def _feeds_back(recipe: Recipe) -> bool:
@@ -190,9 +190,8 @@ def encode(
         values = values + _cut(pair[0], begin, piece.size)
     arrays = codec.encode(values, key)
     if pair is not None:
-        lost = (values - codec.decode(arrays))[None]
-        pair = lax.dynamic_update_slice(pair, lost, (1, begin))
-        state = state._replace(residual=state.residual | {piece.entry: pair})
+        new = lax.dynamic_update_slice(pair[1], values - codec.decode(arrays), (begin,))
+        state = state._replace(residual=state.residual | {piece.entry: (pair[0], new)})
     if piece.last:
         state = state._replace(rule=rule, snapshots=state.snapshots + 1)
     return state, arrays
@@ -237,58 +236,48 @@ def merge(
     return merge_all(recipe, state, decode(recipe, own), partners, jnp.reshape(weight, (1,)), jnp.ones(1))
 
 
-class Slice(NamedTuple):
-    """What an exchange changes of a state, cut to a piece."""
-
-    params: jax.Array
-    start: jax.Array
-    rule: Any
-    residual: dict[str, jax.Array]
-
-
 def merge_piece(
     recipe: Recipe,
     piece: Piece,
     state: State,
-    begin: jax.Array,
     own: Arrays,
     partner: Arrays,
     weight: jax.Array,
-) -> Slice:
-    """What becomes of one piece of the state, where the rule is elementwise.
+    begin: jax.Array,
+) -> State:
+    """The same for one piece, where the rule is additive; `state.residual` stays behind, see `sent`.
 
-    It is put into the state by a program of its own (`put`): within one, the compiler would read old values
-    again when some are overwritten already, and copy all of them before.
+    The rule is asked what it adds to zeros. Given the state itself, the compiler would come to need old
+    values when some are overwritten already, and therefore copy all of them for each piece.
     """
 
-    def cut(leaf: jax.Array) -> jax.Array:
-        return _cut(leaf, begin, piece.size) if leaf.shape == state.params.shape else leaf
+    def zeros(leaf: jax.Array) -> jax.Array:
+        return jnp.zeros(piece.size) if leaf.shape == state.params.shape else leaf
 
-    residual = {name: jax.vmap(cut)(pair) for name, pair in state.residual.items()}
-    part = state._replace(
-        params=cut(state.params),
-        start=cut(state.start),
-        rule=jax.tree.map(cut, state.rule),
-        residual=residual,
+    def add(leaf: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
+        if after is before:
+            return leaf
+        return lax.dynamic_update_slice(leaf, _cut(leaf, begin, piece.size) + after, (begin,))
+
+    before = state._replace(
+        params=zeros(state.params),
+        start=zeros(state.start),
+        rule=jax.tree.map(zeros, state.rule),
+        residual={},
     )
     codec = _codec(recipe, piece.entry)
     sent, received = {piece.entry: codec.decode(own)}, {piece.entry: codec.decode(partner)[None]}
-    part = merge_all(recipe, part, sent, received, jnp.reshape(weight, (1,)), jnp.ones(1))
-    return Slice(part.params, part.start, part.rule, part.residual)
-
-
-def put(state: State, part: Slice, begin: jax.Array) -> State:
-    """`state` with one piece replaced."""
-
-    def into(leaf: jax.Array, piece: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice(leaf, piece, (begin,)) if leaf.shape == state.params.shape else piece
-
+    after = merge_all(recipe, before, sent, received, jnp.reshape(weight, (1,)), jnp.ones(1))
     return state._replace(
-        params=into(state.params, part.params),
-        start=into(state.start, part.start),
-        rule=jax.tree.map(into, state.rule, part.rule),
-        residual={name: jax.vmap(into)(pair, part.residual[name]) for name, pair in state.residual.items()},
+        params=add(state.params, before.params, after.params),
+        start=add(state.start, before.start, after.start),
+        rule=jax.tree.map(add, state.rule, before.rule, after.rule),
     )
+
+
+def sent(state: State) -> State:
+    """What the codec lost of the latest snapshot now counts: its exchange is complete."""
+    return state._replace(residual={name: (new, old) for name, (old, new) in state.residual.items()})
 
 
 def merge_all(
@@ -299,9 +288,7 @@ def merge_all(
     start = state.start + (params - state.params)
     # Who pushes never hears whether it arrived.
     done = jnp.any(present > 0) if recipe.rule.symmetric else True
-    residual = {
-        name: pair.at[0].set(jnp.where(done, pair[1], pair[0])) for name, pair in state.residual.items()
-    }
+    residual = {name: (jnp.where(done, new, old), new) for name, (old, new) in state.residual.items()}
     return state._replace(rule=rule, params=params, start=start, residual=residual)
 
 

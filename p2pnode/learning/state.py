@@ -27,8 +27,8 @@ class State(NamedTuple):
             that which rows a step sees depends on nothing that happens in the network.
         step: i32, local steps since the start.
         snapshots: i32, how often the node has shared.
-        residual: of each entry of the payload, f32[2, ...]: what the codec lost of all that was exchanged,
-            and the same with what it lost of the latest snapshot. Empty without error feedback.
+        residual: of each entry of the payload two vectors like it: what the codec lost of all that was
+            exchanged, and the same with what it lost of the latest snapshot. Empty without error feedback.
     """
 
     params: jax.Array
@@ -39,7 +39,7 @@ class State(NamedTuple):
     key: jax.Array
     step: jax.Array
     snapshots: jax.Array
-    residual: dict[str, jax.Array]
+    residual: dict[str, tuple[jax.Array, jax.Array]]
 
 
 def pack(state: State) -> dict[str, HostArray]:

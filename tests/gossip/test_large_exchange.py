@@ -31,7 +31,7 @@ from tests.net.libp2p_peers import two_peers
 
 T = TypeVar("T")
 PARAMETERS = 10_000_000
-PIECE = 1024 * 1024  # bytes: well under a millisecond of copying
+PIECE = 4 * 1024 * 1024  # bytes: what threads of a direct connection take for its records counts, too
 INCARNATION = 1
 
 

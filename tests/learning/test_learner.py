@@ -106,11 +106,11 @@ def test_a_snapshot_survives_the_steps_that_follow_it() -> None:
 def test_a_payload_that_is_not_finite_is_seen(codec: str) -> None:
     learner = toy("average", codec)
     [piece] = learner.pieces
-    assert learner.finite(piece, learner.encode(piece, learner.init(1), 0)[1])
+    assert learner.finite(piece, learner.share(learner.init(1), 0)[1][0])
     for bad in (np.nan, np.inf):
         state = learner.init(1)
         poisoned = state._replace(params=state.params.at[7].set(bad))
-        assert not learner.finite(piece, learner.encode(piece, poisoned, 0)[1])
+        assert not learner.finite(piece, learner.share(poisoned, 0)[1][0])
 
 
 def test_each_snapshot_rounds_anew() -> None:

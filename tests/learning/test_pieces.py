@@ -14,8 +14,8 @@ from tests.learning.made import after_steps, recipe
 PIECE = 128
 """Of the toy's 305 parameters: two whole pieces, and a rest."""
 
-ELEMENTWISE = sorted(
-    name for name, rule in RULES.items() if recipe(name).rule.elementwise and recipe(name).rule.on_nodes
+ADDITIVE = sorted(
+    name for name, rule in RULES.items() if recipe(name).rule.additive and recipe(name).rule.on_nodes
 )
 
 
@@ -69,16 +69,19 @@ def test_no_two_pieces_round_alike() -> None:
 
 
 @pytest.mark.parametrize("codec", ["float32", "int4", "int2"])
-@pytest.mark.parametrize("rule", ELEMENTWISE)
+@pytest.mark.parametrize("rule", ADDITIVE)
 def test_merging_piece_by_piece_is_merging_the_whole(rule: str, codec: str) -> None:
     one, made = learner(rule, codec), recipe(rule, codec)
     (left, own), (_, partner) = (one.share(after_steps(one, node), 3) for node in (1, 2))
     whole = jax.jit(lambda state: pure.merge(made, state, own, partner, jnp.float32(0.25)))(left)
-    equal(one.merge(left, own, partner, 0.25), whole)
+    parts = one.merge(left, own, partner, 0.25)
+    # Of a residual, what is to be sent next; the other half is written anew before anything reads it.
+    kept = {name: (old, whole.residual[name][1]) for name, (old, _) in parts.residual.items()}
+    equal(parts._replace(residual=kept), whole)
 
 
 def test_the_rules_that_most_swarms_use_are_merged_piece_by_piece() -> None:
-    assert set(ELEMENTWISE) >= {"average", "momentum", "noloco", "diloco", "gasloc"}
+    assert set(ADDITIVE) >= {"average", "momentum", "gasloc"}
 
 
 @pytest.mark.parametrize("place", [0, 200, 304])

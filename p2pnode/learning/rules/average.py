@@ -25,5 +25,5 @@ def average() -> Rule:
         share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
         view=lambda state, params: params,
-        elementwise=True,
+        additive=True,
     )

@@ -69,5 +69,5 @@ def gasloc(eta: float, alpha: float, gamma: float) -> Rule:
         share=lambda state, params, key, turn: (state, {"params": params - state.momentum}),
         merge=merge,
         view=lambda state, params: params,
-        elementwise=True,
+        additive=True,
     )

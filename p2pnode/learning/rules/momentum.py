@@ -88,5 +88,5 @@ def momentum(beta: float, correction: float) -> Rule:
         share=lambda state, params, key, turn: (state, {"params": params}),
         merge=merge,
         view=lambda state, params: params,
-        elementwise=True,
+        additive=True,
     )

@@ -44,7 +44,6 @@ def outer(
     name: str,
     send: Callable[[Outer], Payload],
     step: Step,
-    elementwise: bool = True,
     feedback: bool = True,
     dense: frozenset[str] = frozenset(),
 ) -> Rule:
@@ -54,7 +53,6 @@ def outer(
         name: as in manifests.
         send: what goes to a partner.
         step: what the slow parameters make of it; not used when no partner is there.
-        elementwise: as in `Rule`.
         feedback: as in `Rule`.
         dense: as in `Rule`.
     """
@@ -85,7 +83,6 @@ def outer(
         merge=merge,
         view=lambda state, params: params,
         conserves=False,
-        elementwise=elementwise,
         feedback=feedback,
         dense=dense,
     )

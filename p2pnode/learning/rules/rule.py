@@ -47,8 +47,9 @@ class Rule:
         conserves: a completed exchange leaves the sum of both ends' parameters as it was.
         fixed_neighbours: it keeps state for each neighbour and cannot change them.
         on_nodes: it runs on nodes, not only in a simulation.
-        elementwise: its one payload is `params`, f32[n], and `merge` treats every entry of the vectors by
-            itself and leaves all else as it is: so it may be called with parts of them.
+        additive: its one payload is `params`, f32[n], and what `merge` adds to `params` and to vectors like
+            it in `state` follows, entry by entry, from `own` and `partners` alone: so large models can be
+            merged in place, part by part. It leaves all else as it is.
         feedback: what a codec lost of a payload may be added to the next one. Not where the rule itself
             sends it again, or where the same place stands for another entry later.
         dense: entries of the payload that travel as int8 under a codec which would need feedback for them.
@@ -67,7 +68,7 @@ class Rule:
     conserves: bool = True
     fixed_neighbours: bool = False
     on_nodes: bool = True
-    elementwise: bool = False
+    additive: bool = False
     feedback: bool = True
     dense: frozenset[str] = frozenset()
 

@@ -47,4 +47,4 @@ def sparse(beta: float, alpha: float, parts: int) -> Rule:
         entries = contiguous(state.slow.size, state.turn, parts)
         return added(alpha * mean, entries, drawn), total(state) - own["progress"]
 
-    return outer("sparse", send, step, elementwise=False, feedback=False, dense=frozenset({"slow"}))
+    return outer("sparse", send, step, feedback=False, dense=frozenset({"slow"}))
