@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pnode.learning.compress import BLOCK, CODECS, Arrays, Codec, int4, int8
+from p2pnode.learning.compress.codec import uniform
 from p2pnode.learning.compress.integers import SMALL_BLOCK
 from p2pnode.learning.compress.top import CHUNK
 from p2pnode.learning.compress.two import BLOCK as PAIR_BLOCK
@@ -220,3 +221,17 @@ def test_rounding_follows_the_key() -> None:
     for name in ("int8", "int4"):
         np.testing.assert_array_equal(there_and_back(name, x, 1), there_and_back(name, x, 1))
         assert np.any(there_and_back(name, x, 1) != there_and_back(name, x, 2))
+
+
+def test_numbers_for_rounding_are_even_and_owe_nothing_to_their_place_or_key() -> None:
+    shape = (512, 256)
+    one, other = (np.asarray(uniform(jax.random.key(seed), shape), np.float64) for seed in (1, 2))
+    for numbers in (one, other):
+        assert numbers.min() >= 0.0
+        assert numbers.max() < 1.0
+        counts = np.histogram(numbers, 64, (0, 1))[0]
+        assert np.abs(counts - numbers.size / 64).max() < 5 * np.sqrt(numbers.size / 64)
+        for axis in (0, 1):  # and neighbours nothing to each other
+            a, b = np.delete(numbers, 0, axis).ravel(), np.delete(numbers, -1, axis).ravel()
+            assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(one.size)

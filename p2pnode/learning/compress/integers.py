@@ -19,6 +19,7 @@ from p2pnode.learning.compress.codec import (
     length,
     pack,
     rows,
+    uniform,
     unpack,
     upper_half,
     widen,
@@ -65,7 +66,7 @@ def _rounded(x: jax.Array, key: jax.Array, block: int, levels: int) -> tuple[jax
     step = widen(scale)[:, None]
     usable = jnp.isfinite(step) & (step > 0)
     steps = jnp.where(usable, blocks / jnp.where(usable, step, 1.0), 0.0)
-    rounded = jnp.floor(steps + jax.random.uniform(key, blocks.shape))
+    rounded = jnp.floor(steps + uniform(key, blocks.shape))
     return scale, jnp.clip(rounded, -levels, levels).astype(jnp.int8).ravel()[: x.size]
 
 
