@@ -5,7 +5,8 @@ arrive, all at the same time. So a transfer takes as long as the slowest of thes
 
 Large snapshots go over a *direct* connection beside the stream, where both ends want one and it comes about
 (`Network.direct`). It may fail at any moment, which costs time only: each end then tells over the stream
-how many whole pieces have arrived, and the partner sends the rest there.
+how many whole pieces have arrived, and the partner sends the rest there. One that only trickles is given up
+when half of the time for the transfer has passed, so that the other half is left for the stream.
 """
 
 import logging
@@ -89,8 +90,11 @@ class Transfer:
         if carrier is None:
             return
         try:
-            await self._carry(carrier, 0)
-            await carrier.close()
+            with trio.move_on_at(_halfway()) as scope:
+                await self._carry(carrier, 0)
+                await carrier.close()
+            if scope.cancelled_caught:
+                _log.info("the direct connection with %s is too slow", carrier.peer)
         except (Disconnected, PeerFault) as error:  # whose fault it was nobody knows: anybody can spoil bytes
             _log.info("the direct connection with %s has ended early: %s", carrier.peer, error)
         finally:
@@ -142,6 +146,11 @@ class Transfer:
             except PeerFault as error:
                 self._fault = error
                 return
+
+
+def _halfway() -> float:
+    """When half of the time that is left will have passed."""
+    return (trio.current_time() + trio.current_effective_deadline()) / 2
 
 
 @asynccontextmanager

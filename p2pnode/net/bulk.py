@@ -185,21 +185,13 @@ class BulkStream:
         peer: who is at the other end.
         keys: of this end.
         meter: counts what is sent and received, when it is.
-        stall: seconds without progress that are too many.
     """
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        peer: PeerId,
-        keys: Keys,
-        meter: Meter,
-        stall: float = STALL_SECONDS,
-    ) -> None:
+    def __init__(self, connection: socket.socket, peer: PeerId, keys: Keys, meter: Meter) -> None:
         # The kernel keeps the time: a timeout of Python's would cost two more calls for each piece.
         connection.setblocking(True)
+        limit = struct.pack("@ll", int(STALL_SECONDS), int(STALL_SECONDS % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            limit = struct.pack("@ll", int(stall), int(stall % 1 * 1e6))
             connection.setsockopt(socket.SOL_SOCKET, option, limit)
         self._socket = connection
         self._peer = peer

@@ -30,6 +30,7 @@ from p2pnode.trainer import Trainer, inline
 
 CODECS = ("float32", "bfloat16", "int8", "int4")
 DEADLINES = Deadlines(patience=10.0)
+INCARNATION = 1000  # of the first node
 T = TypeVar("T")
 
 
@@ -93,17 +94,22 @@ class End:
 
     def member(self) -> Member:
         """This node as the others see it."""
-        return Member(
-            peer=self.network.me,
-            incarnation=self.membership.incarnation,
-            proof=b"",
-            serial=0,
-            stage=Stage.TRAINING,
-            round=0,
-            members=b"",
-            sketch=b"",
-            addresses=self.network.addresses,
-        )
+        return member(self.network.me, self.membership.incarnation, self.network.addresses)
+
+
+def member(peer: PeerId, incarnation: int, addresses: Sequence[str] = ()) -> Member:
+    """A node as the others see it."""
+    return Member(
+        peer=peer,
+        incarnation=incarnation,
+        proof=b"",
+        serial=0,
+        stage=Stage.TRAINING,
+        round=0,
+        members=b"",
+        sketch=b"",
+        addresses=tuple(addresses),
+    )
 
 
 def slow(seconds: float) -> Compute:
@@ -137,7 +143,7 @@ async def make_end(
         network=network,
         key=key_of(network.me),
         swarm=bytes(32),
-        incarnation=1000 + index,
+        incarnation=INCARNATION + index,
         view=View(64),
         publish=events.append,
         random=Random(index),

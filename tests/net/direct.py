@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trio
 
-from p2pnode.net.bulk import STALL_SECONDS, BulkStream
+from p2pnode.net.bulk import BulkStream
 from p2pnode.net.bulk_keys import Keys, agree_on, invite
 from p2pnode.net.wire import Meter
 from p2pnode.ports import Network, PeerId, Stream
@@ -23,11 +23,11 @@ def both_keys(cipher: int = 0, seed: int = 0) -> tuple[Keys, Keys]:
     return agree_on(one, other, CONTEXT, True), agree_on(other, one, CONTEXT, False)
 
 
-def bulk_pair(cipher: int = 0, stall: float = STALL_SECONDS) -> tuple[BulkStream, BulkStream]:
+def bulk_pair(cipher: int = 0) -> tuple[BulkStream, BulkStream]:
     """Both ends of a direct connection, in one process."""
     sockets = socket.socketpair()
     near, far = (
-        BulkStream(end, PeerId(name), keys, Meter(), stall)
+        BulkStream(end, PeerId(name), keys, Meter())
         for end, name, keys in zip(sockets, ("far", "near"), both_keys(cipher), strict=True)
     )
     return near, far

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pnode.errors import Disconnected, Fault, PeerFault
+from p2pnode.net import bulk
 from p2pnode.net.bulk import LEAST_PLAIN, LENGTH, MOST_PLAIN, TAG, Incoming, Outgoing, next_record
 from p2pnode.net.bulk_keys import CIPHERS, agree_on, invite, preferred
 from p2pnode.net.pace import Pace
@@ -211,8 +212,9 @@ async def test_nothing_is_sent_and_received_as_well() -> None:
     await far.reset()
 
 
-async def test_a_stalled_peer_is_a_disconnect() -> None:
-    near, far = bulk_pair(stall=0.02)
+async def test_a_stalled_peer_is_a_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "STALL_SECONDS", 0.02)
+    near, far = bulk_pair()
     async with trio.open_nursery() as nursery:
         for failing in (lambda: near.send(bytes(64 * MIB)), lambda: receive(near, 1)):
 
