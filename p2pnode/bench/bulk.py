@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from p2pnode.bench.ours import LOOPBACK, PROTOCOL, StreamPipe
-from p2pnode.bench.transfer import Accept, Path, Pipe
+from p2pnode.bench.transfer import BLOCKS, Accept, Path, Pipe
 from p2pnode.identity.keys import Key
 from p2pnode.net.bulk_keys import INVITATION
 from p2pnode.net.host import Libp2pNetwork, open_network
@@ -20,7 +20,7 @@ async def direct(network: Libp2pNetwork, stream: Stream) -> Pipe:
     await stream.send(mine)
     found = await network.direct(stream, mine, await receive(stream, INVITATION), b"bench")
     assert found is not None, "no direct connection came about"
-    return StreamPipe(found)
+    return StreamPipe(found, BLOCKS)
 
 
 @asynccontextmanager

@@ -130,6 +130,7 @@ class SealedPipe:
             self._socket.sendall(self._sealed[:size])
 
     async def take(self, most: int) -> Bytes:
+        most = min(most, len(self._plain))
         for start in range(0, most, self._group):
             plain = self._plain[start : min(start + self._group, most)]
             sealed = self._sealed[: self._cipher.sealed_size(len(plain))]

@@ -15,12 +15,12 @@ PROTOCOL = "/p2pnode/bench/1"
 
 
 class StreamPipe:
-    """A stream, and a buffer to receive into."""
+    """A stream, and a buffer to receive into, of some blocks."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, blocks: int = 1) -> None:
         self.send = stream.send
         self._receive_into = stream.receive_into
-        self._buffer = touched()
+        self._buffer = touched(blocks)
 
     async def take(self, most: int) -> Bytes:
         view = self._buffer[:most]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from p2pnode.bench.pair import Both, measure
-from p2pnode.bench.transfer import Load
+from p2pnode.bench.transfer import BLOCKS, Load
 
 ONE_WAY, BOTH_WAYS, MANY, TRIP = "one way", "both ways", "64 streams", "round trip"
 STREAMS, TRIPS = 64, 1000
@@ -76,6 +76,7 @@ class Report:
 
     Attributes:
         of_ceiling: what part of the rate of cipher and socket together ours reaches.
+        direct_of_ceiling: the same of a direct connection, with its own cipher.
         cpu_to_stock: CPU of both ends to that of the library's, one way.
         both_ways_to_stock: rate both ways to that of the library's.
         seconds_to_stock: wall time to that of the library's, one way.
@@ -84,6 +85,7 @@ class Report:
     transfers: Sequence[Transfer]
     trips: Sequence[Trip]
     of_ceiling: Spread
+    direct_of_ceiling: Spread
     cpu_to_stock: Spread | None = None
     both_ways_to_stock: Spread | None = None
     seconds_to_stock: Spread | None = None
@@ -105,7 +107,9 @@ def plan(size: int, stock: bool) -> dict[Key, Load]:
     nodes = ("ours", "stock") if stock else ("ours",)
     ceilings = [(path, ONE_WAY) for path in ("sealed", "cipher", "socket", "copy")]
     every = [*((path, case) for case in cases for path in nodes), *ceilings, ("socket", TRIP)]
-    return {(path, case): cases[case] for path, case in every}
+    large = Load(size, blocks=BLOCKS)
+    direct = {("bulk", ONE_WAY): large, ("bulk-sealed", ONE_WAY): large}
+    return {(path, case): cases[case] for path, case in every} | direct
 
 
 def run(jobs: dict[Key, Load], turns: int, tell: Callable[[int, Key], None]) -> Report:
@@ -133,13 +137,15 @@ def summary(found: dict[Key, list[Both]]) -> Report:
     trips = [_trip(path, turns) for (path, case), turns in found.items() if case == TRIP]
     ours = found["ours", ONE_WAY]
     of_ceiling = _ratio(_rate, ours, found["sealed", ONE_WAY])
+    direct_of_ceiling = _ratio(_rate, found["bulk", ONE_WAY], found["bulk-sealed", ONE_WAY])
     if ("stock", ONE_WAY) not in found:
-        return Report(transfers, trips, of_ceiling)
+        return Report(transfers, trips, of_ceiling, direct_of_ceiling)
     stock = found["stock", ONE_WAY]
     return Report(
         transfers,
         trips,
         of_ceiling,
+        direct_of_ceiling,
         _ratio(_cpu, ours, stock),
         _ratio(_rate, found["ours", BOTH_WAYS], found["stock", BOTH_WAYS]),
         _ratio(lambda both: both.seconds, ours, stock),

@@ -23,6 +23,9 @@ from p2pnode.ports import Bytes
 BLOCK = Random(5).randbytes(1 << 20)
 """Sent at once, and asked for at once."""
 
+BLOCKS = 8
+"""Blocks that go over a direct connection at once: as much as a piece of a snapshot has."""
+
 _TWICE = BLOCK + BLOCK
 
 MARK = b"!"
@@ -34,20 +37,20 @@ PATIENCE = 60.0
 """Seconds for the other process to arrive."""
 
 
-def touched() -> memoryview:
-    """A buffer for a block. Its pages are in use already, so they do not count as growth."""
-    return memoryview(bytearray(BLOCK[::-1]))
+def touched(blocks: int = 1) -> memoryview:
+    """A buffer for some blocks. Its pages are in use already, so they do not count as growth."""
+    return memoryview(bytearray(BLOCK[::-1] * blocks))
 
 
 class Pipe(Protocol):
     """One stream of bytes."""
 
     async def send(self, data: Bytes) -> None:
-        """Send all of `data`, at most a block."""
+        """Send all of `data`."""
         ...
 
     async def take(self, most: int) -> Bytes:
-        """Receive at least one byte, and at most so many or a block; good until the next call."""
+        """Receive at least one byte, and at most so many; good until the next call."""
         ...
 
 
@@ -76,12 +79,14 @@ class Load:
         share: bytes on each stream, in each direction.
         streams: how many there are.
         both: whether bytes go back, too, at the same time.
+        blocks: how many are sent at once.
         trips: round trips of `MESSAGE` that are measured one by one; then nothing else is sent.
     """
 
     share: int = 0
     streams: int = 1
     both: bool = False
+    blocks: int = 1
     trips: int = 0
 
 
@@ -115,9 +120,9 @@ async def listened(accept: Accept, load: Load) -> Outcome:
         await pipes[0].send(await _exactly(pipes[0], len(MESSAGE)))
     async with trio.open_nursery() as nursery:
         for pipe in pipes:
-            nursery.start_soon(_receive, pipe, load.share)
+            nursery.start_soon(_receive, pipe, load.share, load.blocks)
             if load.both:
-                nursery.start_soon(_send, pipe, load.share)
+                nursery.start_soon(_send, pipe, load.share, load.blocks)
     for pipe in pipes:
         await pipe.send(MARK)
     return Outcome(watch.read(), load.share * load.streams)
@@ -131,9 +136,9 @@ async def dialled(pipes: Sequence[Pipe], load: Load) -> Outcome:
     trips = [await _round_trip(pipes[0]) for _ in range(load.trips and load.trips + WARM_UP)]
     async with trio.open_nursery() as nursery:
         for pipe in pipes:
-            nursery.start_soon(_send, pipe, load.share)
+            nursery.start_soon(_send, pipe, load.share, load.blocks)
             if load.both:
-                nursery.start_soon(_receive, pipe, load.share)
+                nursery.start_soon(_receive, pipe, load.share, load.blocks)
     for pipe in pipes:
         await _exactly(pipe, len(MARK))
     return Outcome(watch.read(), load.share * load.streams if load.both else 0, trips[WARM_UP:])
@@ -146,27 +151,29 @@ async def _round_trip(pipe: Pipe) -> float:
     return time.perf_counter() - began
 
 
-async def _send(pipe: Pipe, size: int) -> None:
-    block = memoryview(BLOCK)
+async def _send(pipe: Pipe, size: int, blocks: int) -> None:
+    block = memoryview(BLOCK * blocks)
     for start in range(0, size, len(block)):
         await pipe.send(block[: size - start])
 
 
-async def _receive(pipe: Pipe, size: int) -> None:
+async def _receive(pipe: Pipe, size: int, blocks: int) -> None:
     piece: Bytes = b""
     left = size
     while left:
-        piece = await pipe.take(min(left, len(BLOCK)))
+        piece = await pipe.take(min(left, len(BLOCK) * blocks))
         left -= len(piece)
     assert _belongs(memoryview(piece), (size - len(piece)) % len(BLOCK)), "what arrived is not what was sent"
 
 
 def _belongs(piece: memoryview, place: int) -> bool:
     """Whether `piece` is what comes at that place of a block; looked at bit by bit, to take no memory."""
-    return all(
-        bytes(piece[start : start + 4096]) == _TWICE[place + start : place + min(start + 4096, len(piece))]
-        for start in range(0, len(piece), 4096)
-    )
+
+    def same(start: int) -> bool:
+        part, first = bytes(piece[start : start + 4096]), (place + start) % len(BLOCK)
+        return part == _TWICE[first : first + len(part)]
+
+    return all(map(same, range(0, len(piece), 4096)))
 
 
 async def _exactly(pipe: Pipe, size: int) -> bytes:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pnode.cli import options
+from p2pnode.cli.bench_cost import idle, start
+from p2pnode.cli.bench_exchange import exchange, mean, overlap
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 NAMES = {
     "ours": "p2pnode",
     "stock": "libp2p's own",
+    "bulk": "direct connection",
     "sealed": "cipher and socket",
+    "bulk-sealed": "its cipher and socket",
     "cipher": "cipher alone",
     "socket": "socket alone",
     "copy": "memory copy",
@@ -29,6 +33,10 @@ NAMES = {
 @click.group()
 def bench() -> None:
     """Measure how fast things are on this machine."""
+
+
+for command in (exchange, mean, overlap, start, idle):
+    bench.add_command(command)
 
 
 @bench.command()
@@ -118,7 +126,10 @@ def trips(report: "Report") -> "Table":
 
 def remarks(report: "Report") -> Iterator[str]:
     """What the figures say about each other."""
-    yield f"p2pnode reaches {_said(report.of_ceiling, 2)} of the rate of cipher and socket together."
+    yield (
+        f"p2pnode reaches {_said(report.of_ceiling, 2)} of the rate of cipher and socket together, "
+        f"a direct connection {_said(report.direct_of_ceiling, 2)} of that with its own cipher."
+    )
     if report.cpu_to_stock and report.seconds_to_stock and report.both_ways_to_stock:
         yield (
             f"To libp2p's own, one way: {_said(report.cpu_to_stock, 2)} of the CPU, "

@@ -10,7 +10,7 @@ import click
 
 from p2pnode.cli import options
 from p2pnode.cli.groups import speaking
-from p2pnode.machine import allow_files, end_at_once
+from p2pnode.machine import allow_files, end_at_once, importing
 
 if TYPE_CHECKING:
     from p2pnode.observe.console import Voice
@@ -46,15 +46,16 @@ def bootstrap(listen: tuple[str, ...], peers: tuple[str, ...], data_dir: Path | 
 
 async def serve(directory: "DataDirectory", listen: tuple[str, ...], known: tuple[str, ...]) -> None:
     """Answer DHT questions until a signal or a command ends it."""
-    from random import Random
+    with importing():
+        from random import Random
 
-    import trio
+        import trio
 
-    from p2pnode.identity.keys import load_or_create_key
-    from p2pnode.net.dht import DhtDiscovery
-    from p2pnode.net.host import open_network
-    from p2pnode.observe.control_server import serve_control
-    from p2pnode.session import obey_signals
+        from p2pnode.identity.keys import load_or_create_key
+        from p2pnode.net.dht import DhtDiscovery
+        from p2pnode.net.host import open_network
+        from p2pnode.observe.control_server import serve_control
+        from p2pnode.signals import obey_signals
 
     finished = trio.Event()
     async with open_network(load_or_create_key(directory.key), listen) as network:

@@ -11,7 +11,7 @@ from p2pnode.cli import options
 from p2pnode.cli.groups import Lesson, configured, learning, speaking
 from p2pnode.cli.named import named
 from p2pnode.cli.own import agreed, showing_causes
-from p2pnode.machine import allow_files, end_at_once
+from p2pnode.machine import allow_files, end_at_once, importing
 
 if TYPE_CHECKING:
     from p2pnode.config import Config
@@ -42,12 +42,13 @@ def join(
     """Take part in SWARM: the file of its manifest, or a link to it."""
     end_at_once()
     allow_files()  # before the imports, which open some
-    import trio
+    with importing():
+        import trio
 
-    from p2pnode import session
-    from p2pnode.observe.tally import Tally
-    from p2pnode.storage.directory import DataDirectory, default_data_dir
-    from p2pnode.world import Invitation
+        from p2pnode import session
+        from p2pnode.observe.tally import Tally
+        from p2pnode.storage.directory import DataDirectory, default_data_dir
+        from p2pnode.world import Invitation
 
     swarm_id, manifest, known = named(swarm)
     config = replace(config, peers=tuple(dict.fromkeys([*config.peers, *known])))

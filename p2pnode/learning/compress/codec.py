@@ -37,8 +37,8 @@ def rows(x: jax.Array, width: int) -> jax.Array:
     return jnp.pad(x, (0, -x.size % width)).reshape(-1, width)
 
 
-def uniform(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Numbers from 0 up to 1, f32[shape], for rounding: by chance enough for that, and for nothing else.
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Numbers from 0 up to 1, f32[rows, width], for rounding: random enough for that, and for no more.
 
     A hash of each place's number and the key: MurmurHash3's finalizer (Appleby 2011), in which every bit of
     the input changes half of the output's. JAX's own generator takes ten times as long as all else here.
@@ -49,7 +49,8 @@ def uniform(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     bits = (bits ^ (bits >> 16) ^ seeds[1]) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     bits = bits ^ (bits >> 16)
-    return (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+    numbers: jax.Array = (bits >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+    return numbers
 
 
 def pack(values: jax.Array, bits: int) -> jax.Array:
