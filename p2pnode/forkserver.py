@@ -18,7 +18,6 @@ When the socket closes, however the owner died, every node is killed and the fol
 """
 
 import ctypes
-import gc
 import json
 import multiprocessing
 import os
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pnode.errors import UserError
+from p2pnode.machine import importing
 from p2pnode.switch import Switch
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -213,9 +213,8 @@ def main(body: str, method: str, descriptor: str) -> None:
 def serve(owner: socket.socket, body: str, method: str) -> None:
     """Import what nodes need, then serve."""
     if method == "fork":
-        prepare(body)
-        gc.collect()
-        gc.freeze()  # a collection in a node would write to every shared page
+        with importing():  # a collection in a node would write to every shared page
+            prepare(body)
     ForkServer(owner, body, method).serve()
 
 

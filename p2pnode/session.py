@@ -5,8 +5,6 @@ the system's clock and randomness, signals.
 """
 
 import logging
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,6 +35,7 @@ from p2pnode.observe.journal import Journal
 from p2pnode.observe.stream import EventStream, Subscriber
 from p2pnode.observe.tally import Tally
 from p2pnode.ports import Discovery
+from p2pnode.signals import obey_signals
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import Worker
@@ -110,7 +109,7 @@ async def take_part(
         stream.subscribe(journal)
         for subscriber in subscribers:
             stream.subscribe(subscriber)
-        async with open_network(key, config.listen) as network:
+        async with open_network(key, config.listen, config.direct, config.bandwidth) as network:
             discoveries: list[Discovery] = [DhtDiscovery(network, lambda: config.peers, random)]
             if config.mdns:
                 discoveries.append(MdnsDiscovery(network, random))
@@ -131,16 +130,3 @@ async def take_part(
                     directory.keep_incarnation(max(one.incarnation for one in leaves(group)))
                     raise
                 nursery.cancel_scope.cancel()
-
-
-async def obey_signals(
-    stop: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Let the first SIGINT or SIGTERM end the node in good order, and the second one end it at once."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        await anext(signals)
-        stop()
-        number = await anext(signals)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)

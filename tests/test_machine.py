@@ -1,5 +1,6 @@
 """What the machine gives: numbers read from Linux, and what they mean."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,13 @@ def test_a_share_of_the_memory_counts_without_what_is_only_cached(tmp_path: Path
 def test_this_machine_has_memory_and_a_steady_clock() -> None:
     assert machine.free_memory() > 1e6
     assert abs(machine.drift(0.01)) < 3600
+
+
+def test_what_is_imported_is_spared_the_garbage_collector() -> None:
+    try:
+        with machine.importing():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

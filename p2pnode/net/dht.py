@@ -99,10 +99,10 @@ class DhtDiscovery:
             entries = [one for one in self._entries() if not one.endswith(f"/p2p/{self._network.me}")]
             if await self._enter(entries) or self._network.connected:
                 pause, failures = LONGEST_PAUSE, 0
-            elif entries:
+            else:
                 pause = min(pause * GROWTH, LONGEST_ENTRY_PAUSE) if failures else FIRST_ENTRY_PAUSE
                 failures += 1
-                if failures == FAILURES_TO_TELL:
+                if entries and failures == FAILURES_TO_TELL:
                     logger.warning("no entry point answers, trying until one does: %s", ", ".join(entries))
             await trio.sleep(self._jittered(pause))
 
