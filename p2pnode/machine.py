@@ -5,12 +5,13 @@ decides, so that every answer can be tested.
 """
 
 import gc
+import mmap
 import os
 import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def end_at_once() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def pages(size: int) -> memoryview:
+    """Memory for large arrays, zeros. It begins where a page does, so JAX can compute on what lies in it.
+
+    In huge pages where the system has them: to take a gigabyte in small ones costs as much as copying it.
+    """
+    if not size:
+        return memoryview(bytearray())
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 @contextmanager

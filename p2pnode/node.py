@@ -165,7 +165,8 @@ class Node:
             rows = self._rows(manifest, learner.task)
             _mention_few(rows.train, manifest.training.batch_size)
             overlap = manifest.training.overlap
-            return Trainer(learner, rows.train, rows.probes, self._world.compute, self._seed, overlap)
+            world = self._world
+            return Trainer(learner, rows.train, rows.probes, world.compute, world.beside, self._seed, overlap)
 
         trainer = await self._world.compute(build)
         await self._keeping.restore(trainer)

@@ -244,8 +244,14 @@ class Model(Shared, Protocol):
         """Go over to exact, uncompressed averaging of what the rule shows as its model, for good."""
         ...
 
-    async def vector(self) -> npt.NDArray[np.float32]:
-        """A copy of the shared parameters, f32[n]."""
+    async def close(self, vector: npt.NDArray[np.float32]) -> None:
+        """End with other shared parameters, f32[n]; their memory is the model's then. No steps follow."""
+        ...
+
+    async def vector(
+        self, out: npt.NDArray[np.float32] | None = None, over: int = 1
+    ) -> npt.NDArray[np.float32]:
+        """A copy of the shared parameters over a number, f32[n]: `out`, where given."""
         ...
 
     async def jump(self, round: int, vector: npt.NDArray[np.float32] | None) -> None:

@@ -113,7 +113,7 @@ async def take_part(
             discoveries: list[Discovery] = [DhtDiscovery(network, lambda: config.peers, random)]
             if config.mdns:
                 discoveries.append(MdnsDiscovery(network, random))
-            world = World(network, discoveries, Worker(), stream.publish, directory)
+            world = World(network, discoveries, Worker(), Worker(), stream.publish, directory)
             incarnation = directory.next_incarnation(time.time())
             if doubt := doubt_clock(time.time(), last=incarnation / 1000):
                 _log.warning("%s; the node goes on, but times in its files are wrong", doubt)

@@ -40,6 +40,7 @@ class Trainer:
         data: rows to train on; they stay on this node.
         probes: named rows to evaluate on, e.g. `{"holdout": ..., "test": ...}`.
         compute: where the functions run.
+        beside: where those run that need not wait for training.
         seed: of this node's batches and rounding.
         overlap: local steps that may be taken between a snapshot and its difference.
     """
@@ -50,6 +51,7 @@ class Trainer:
         data: Dataset,
         probes: Mapping[str, Dataset],
         compute: Compute,
+        beside: Compute,
         seed: int,
         overlap: int,
     ) -> None:
@@ -57,6 +59,7 @@ class Trainer:
         self.taken = 0  # local steps since the start
         self._learner = learner
         self._compute = compute
+        self._beside = beside
         self._overlap = overlap
         self._turn = trio.Lock()
         self._own: list[Arrays] | None = None  # the snapshot kept aside, as it was sent
@@ -129,13 +132,16 @@ class Trainer:
             self._closed = trio.Event()
             self._own = self._spent or await self._compute(self._learner.blank)
             self._spent = []
-            for number in range(len(self._own)):
-                give(await self._compute(partial(self._encode, number, turn, self._own)))
+            loop = trio.lowlevel.current_trio_token()
+            await self._compute(
+                partial(self._encode, turn, self._own, lambda piece: loop.run_sync_soon(give, piece))
+            )
 
-    def _encode(self, number: int, turn: int, own: list[Arrays]) -> Sequence[memoryview]:
-        piece = self._learner.pieces[number]
-        self._state, own[number] = self._learner.encode(piece, self._state, turn, own[number])
-        return arrays.pack({name: np.asarray(value) for name, value in own[number].items()})
+    def _encode(self, turn: int, own: list[Arrays], give: Callable[[Sequence[memoryview]], None]) -> None:
+        """All pieces in one go: training waits meanwhile, and should not wait for the event loop, too."""
+        for number, piece in enumerate(self._learner.pieces):
+            self._state, own[number] = self._learner.encode(piece, self._state, turn, own[number])
+            give(arrays.pack({name: np.asarray(value) for name, value in own[number].items()}))
 
     async def take(self, first: int, pieces: Sequence[memoryview]) -> Sequence[object]:
         def work() -> tuple[Sequence[Arrays], bool]:
@@ -146,7 +152,7 @@ class Trainer:
             finite = map(learner.finite, learner.pieces[first:last], taken)
             return taken, all(bool(one) for one in finite)
 
-        taken, finite = await self._compute(work)
+        taken, finite = await self._beside(work)
         if not finite:
             raise PeerFault(Fault.NOT_FINITE, "parameters with NaN or infinity")
         return taken
@@ -182,26 +188,34 @@ class Trainer:
         async with self._turn:
             return await self._compute(work)
 
-    async def vector(self) -> Vector:
+    async def vector(self, out: Vector | None = None, over: int = 1) -> Vector:
+        def work() -> Vector:
+            found = np.empty(self._learner.size, np.float32) if out is None else out
+            np.divide(np.asarray(self._state.params), np.float32(over), out=found)
+            return found
+
         async with self._turn:
-            return await self._compute(lambda: np.array(self._state.params))
+            return await self._compute(work)
 
     async def jump(self, round: int, vector: Vector | None) -> None:
         if vector is not None:
             async with self._turn:
                 self._state = await self._compute(
-                    lambda: jax.block_until_ready(
-                        self._learner.replace(self._state, jax.numpy.asarray(vector))
-                    )
+                    lambda: jax.block_until_ready(self._learner.replace(self._state, jax.device_put(vector)))
                 )
         self.round = round
 
+    async def close(self, vector: Vector) -> None:
+        def work() -> State:
+            return self._state._replace(params=jax.device_put(vector))
+
+        async with self._turn:
+            self._state = await self._compute(work)
+
     async def loss(self, vector: Vector | None = None) -> float:
         def work() -> float:
-            state = self._state
-            if vector is not None:
-                state = self._learner.replace(state, jax.numpy.asarray(vector))
-            return float(self._learner.evaluate(state, self._data)["loss"])
+            other = None if vector is None else jax.numpy.asarray(vector)
+            return float(self._learner.evaluate(self._state, self._data, other)["loss"])
 
         async with self._turn:
             return await self._compute(work)

@@ -32,6 +32,7 @@ class World:
         network: its end of the network, open.
         discoveries: where to look for peers.
         compute: where compiled functions run.
+        beside: where those of them run that need not wait for training.
         publish: takes events.
         directory: where its files are; None keeps nothing.
     """
@@ -39,6 +40,7 @@ class World:
     network: Network
     discoveries: Sequence[Discovery]
     compute: Compute
+    beside: Compute
     publish: Callable[[Event], None]
     directory: DataDirectory | None = None
 

@@ -51,6 +51,7 @@ from p2pnode.observe.tally import Tally
 from p2pnode.ports import PeerId
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
+from p2pnode.trainer import inline
 from p2pnode.world import Invitation, Rows, World
 from tests.gossip.ends import key, manifest, slow
 
@@ -158,7 +159,7 @@ class Cluster:
             with directory or nullcontext():
                 async with self.fabric.network(own.peer) as network:
                     discovery = MemoryDiscovery(self.fabric, own.peer)
-                    world = World(network, [discovery], slow(seconds), running.publish, directory)
+                    world = World(network, [discovery], slow(seconds), inline, running.publish, directory)
                     running.node = Node(own, incarnation, invitation, rows_of(index), config, world)
                     running.steering = Steering(running.node, world, running.tally)
                     running.started.set()

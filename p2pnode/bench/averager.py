@@ -28,6 +28,7 @@ from p2pnode.config import Membership as Timing
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event, ExchangeCompleted
 from p2pnode.gossip import exchange
+from p2pnode.gossip.agenda import Agenda
 from p2pnode.gossip.exchange import Exchanger, Result
 from p2pnode.gossip.membership import Membership, Standing
 from p2pnode.gossip.settle import Settling
@@ -114,7 +115,7 @@ async def make_trainer(plan: Plan) -> Trainer:
         batch_size=BATCH,
     )
     learner = await compute(lambda: compiled(recipe))
-    trainer = Trainer(learner, task.load()[0], {}, compute, plan.index, ANY if plan.trains else 0)
+    trainer = Trainer(learner, task.load()[0], {}, compute, Worker(), plan.index, ANY if plan.trains else 0)
     await trainer.warm_up()
     if not plan.trains:
         await trainer.jump(0, np.full(plan.parameters, plan.index + 1, np.float32))
@@ -223,6 +224,15 @@ class Averager:
         await trio.lowlevel.checkpoint()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        return {}
+
+    async def differ(self) -> Mapping[str, object]:
+        """Be as at the start, and let the others know."""
+        await self.trainer.jump(0, np.full(self.plan.parameters, self.plan.index + 1, np.float32))
+        standing = self.membership.standing
+        standing.stage, standing.members, standing.sketch = Stage.TRAINING, b"", b""
+        self.exchanger.agenda = Agenda()
+        await self.membership.greet_all()
         return {}
 
     async def settle(self) -> Mapping[str, object]:

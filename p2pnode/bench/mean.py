@@ -6,11 +6,15 @@ is settled: finding out who takes part, agreeing on it and comparing what came o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from p2pnode.bench import process
 from p2pnode.bench.averager import Plan
-from p2pnode.bench.group import cpu, group
+from p2pnode.bench.group import Peer, cpu, group
 from p2pnode.bench.stream import Spread, spread
+
+ROUNDS = 3
+"""Times that the same processes settle in each turn, after a first time that takes the memory."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,23 @@ def settled(members: int, parameters: int) -> Sequence[float]:
             peer.ask("trim")
             process.forget_peak(peer.pid)
         before = [process.resident(peer.pid) for peer in peers]
-        used = cpu(peers)
-        for peer in peers:
-            peer.tell("settle")
-        answers = [peer.answer() for peer in peers]
-        used = cpu(peers) - used
+        settle(peers)
+        rounds = [settle(peers) for _ in range(ROUNDS)]
         memory = [process.peak(peer.pid) - idle for peer, idle in zip(peers, before, strict=True)]
-    mean = (members + 1) / 2
-    assert all(answer["counted"] == members for answer in answers), "not all are in the mean"
+        return *map(median, zip(*rounds, strict=True)), max(memory)
+
+
+def settle(peers: Sequence[Peer]) -> tuple[float, float]:
+    """Seconds and CPU-seconds of one time."""
+    for peer in peers:
+        peer.ask("differ")
+        process.forget_peak(peer.pid)
+    used = cpu(peers)
+    for peer in peers:
+        peer.tell("settle")
+    answers = [peer.answer() for peer in peers]
+    used = cpu(peers) - used
+    mean = (len(peers) + 1) / 2
+    assert all(answer["counted"] == len(peers) for answer in answers), "not all are in the mean"
     assert all(abs(answer["value"] - mean) < 1e-5 * mean for answer in answers), "it is not the mean"
-    seconds = max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers)
-    return seconds, used, max(memory)
+    return max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers), used

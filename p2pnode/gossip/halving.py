@@ -16,7 +16,7 @@ those who keep it see in the others' sketches how far apart they are.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,8 @@ from p2pnode.gossip.meeting import meet, until
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Member, Stage
 from p2pnode.learning.topology import blocks, halving
-from p2pnode.ports import Compute, PeerId, Shared
+from p2pnode.machine import pages
+from p2pnode.ports import Compute, Model, PeerId
 
 Vector = npt.NDArray[np.float32]
 
@@ -46,23 +47,27 @@ class Parts:
     What is summed is the vectors over the number of members: the sum of large ones might be infinite.
 
     Args:
-        vector: the node's own, f32[n]; it is left as it is.
-        model: whose layout and round these are.
+        model: whose vector, layout and round these are; it is left as it is.
         members: how many there are.
         me: this node's place among them.
         compute: where sums are made.
     """
 
-    def __init__(self, vector: Vector, model: Shared, members: int, me: int, compute: Compute) -> None:
+    def __init__(self, model: Model, members: int, me: int, compute: Compute) -> None:
         self.steps = halving(members, me)
         self.step = self.steps[0]
         self.layout = model.layout
         self.round = model.round
         self._compute = compute
-        self._size = len(vector)
-        self._width = -(-len(vector) // blocks(members))
-        self._sums = np.zeros(self._width * blocks(members), np.float32)
-        np.divide(vector, members, out=self._sums[: self._size])
+        self._model = model
+        self._members = members
+        self._size = sum(model.payload) // 4  # bytes of a number
+        self._width = -(-self._size // blocks(members))
+        self._sums = np.frombuffer(pages(4 * self._width * blocks(members)), np.float32)
+
+    async def fill(self) -> None:
+        """Begin with this node's own vector."""
+        await self._model.vector(self.mean(), self._members)
 
     @property
     def payload(self) -> Sequence[int]:
@@ -124,7 +129,7 @@ class Halving:
     exchanger: Exchanger
     membership: Membership
     deadlines: Deadlines
-    sketch: Callable[[Vector], bytes]
+    sketch: Callable[[Vector], Awaitable[bytes]]
     _word: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,7 +174,7 @@ class Halving:
         scope.cancel()
 
     async def _all_have_it(self, mean: Vector, nursery: trio.Nursery) -> bool:
-        self.membership.standing.sketch = self.sketch(mean)
+        self.membership.standing.sketch = await self.sketch(mean)
         nursery.start_soon(self.membership.greet_all)
         patience = 6 * self.deadlines.of(2 * mean.nbytes)
         await until(self.membership, lambda _: self._given_up() or self._taken_over(), patience)

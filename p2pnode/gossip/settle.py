@@ -33,6 +33,7 @@ from p2pnode.learning.topology import LARGE, base_graph, by_halving
 from p2pnode.ports import Compute, Model, PeerId
 
 SKETCH = 16  # float32 numbers
+SIGNS = 4096
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,25 @@ def digest(members: Sequence[PeerId], *, anew: bool = False) -> bytes:
 
 
 def sketch(vector: npt.NDArray[np.float32], seed: bytes) -> npt.NDArray[np.float32]:
-    """Count sketch of f32[n]: every entry goes, with a random sign, into one of 16 sums."""
-    draws = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big"))).integers(
-        0, 2 * SKETCH, len(vector), np.uint8
-    )
-    signed = np.where(draws & 1, vector, -vector)
-    return np.bincount(draws >> 1, weights=signed, minlength=SKETCH).astype(np.float32)
+    """Count sketch of f32[n]: every entry goes, with a random sign, into one of 16 sums.
+
+    Entries of one sum stand 16 apart. The sign of each is the product of two, one for its place among 4,096
+    of them, one for those 4,096: to draw one for each entry takes longer than to average a large model.
+    """
+    random = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big")))
+    places = _signs(random, SIGNS)
+    sums = np.zeros(SKETCH)
+    for begin in range(0, len(vector), SIGNS * SKETCH):
+        part = vector[begin : begin + SIGNS * SKETCH]
+        if len(part) % SKETCH:
+            part = np.pad(part, (0, -len(part) % SKETCH))
+        rows = part.reshape(-1, SKETCH)
+        sums += _signs(random, SKETCH) * (places[: len(rows)] @ rows)
+    return sums.astype(np.float32)
+
+
+def _signs(random: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
+    return 1 - 2 * random.integers(0, 2, count, np.int8).astype(np.float32)
 
 
 def distance(one: bytes, other: bytes) -> float:
@@ -109,8 +123,9 @@ class Settling:
                 self.finish.grace,
             )
             members, counted = await self._reach_the_mean(nursery)
-            proof = self._sketch(await self.model.vector())
-            self.membership.standing.stage, self.membership.standing.sketch = Stage.SETTLED, proof
+            standing = self.membership.standing
+            proof = standing.sketch or await self._sketch(await self.model.vector())
+            standing.stage, standing.sketch = Stage.SETTLED, proof
             others = [member for member in members if member != self.me]
             with trio.move_on_after(self.finish.linger):
                 async with trio.open_nursery() as last:
@@ -119,8 +134,8 @@ class Settling:
             nursery.cancel_scope.cancel()
         return Settlement(len(members), counted, self._spread(proof, others))
 
-    def _sketch(self, vector: npt.NDArray[np.float32]) -> bytes:
-        return sketch(vector, self.membership.swarm).tobytes()
+    async def _sketch(self, vector: npt.NDArray[np.float32]) -> bytes:
+        return await self.compute(lambda: sketch(vector, self.membership.swarm).tobytes())
 
     async def _reach_the_mean(self, nursery: trio.Nursery) -> tuple[Sequence[PeerId], int]:
         """With whom, and how many of them the model then contains."""
@@ -135,18 +150,19 @@ class Settling:
             await self._rest(members)
             self.exchanger.model = self.model
             if mean is not None:
-                await self.model.jump(self.model.round, mean)
+                await self.model.close(mean)
                 return members, len(members)
         return members, await self._average(members)
 
     async def _halve(
         self, members: Sequence[PeerId], nursery: trio.Nursery
     ) -> npt.NDArray[np.float32] | None:
-        vector = await self.model.vector()
+        parts = Parts(self.model, len(members), members.index(self.me), self.compute)
+        await parts.fill()
         halving = Halving(
             members=members,
             digest=digest(members),
-            parts=Parts(vector, self.model, len(members), members.index(self.me), self.compute),
+            parts=parts,
             exchanger=self.exchanger,
             membership=self.membership,
             deadlines=self.deadlines,

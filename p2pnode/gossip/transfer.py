@@ -10,7 +10,6 @@ when half of the time for the transfer has passed, so that the other half is lef
 """
 
 import logging
-import mmap
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import accumulate, pairwise
@@ -18,6 +17,7 @@ from itertools import accumulate, pairwise
 import trio
 
 from p2pnode.errors import Disconnected, Fault, PeerFault, leaves
+from p2pnode.machine import pages
 from p2pnode.ports import Shared, Stream
 from p2pnode.wire.messages import Arrived, receive, send
 
@@ -27,8 +27,7 @@ _log = logging.getLogger(__name__)
 class Room:
     """Memory for a partner's snapshot, kept from one exchange to the next.
 
-    To take it anew each time would cost as much as copying the snapshot. It begins where a page does, so that
-    JAX can compute on what lies in it.
+    To take it anew each time would cost as much as copying the snapshot.
     """
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class Room:
         """Room for pieces of these sizes, in bytes. What was there before is overwritten."""
         ends = list(accumulate(sizes, initial=0))
         if ends[-1] > len(self._memory):
-            self._memory = memoryview(mmap.mmap(-1, ends[-1]))
+            self._memory = pages(ends[-1])
         return [self._memory[begin:end] for begin, end in pairwise(ends)]
 
 

@@ -1,8 +1,8 @@
 """Everything a trainer calls, compiled: one node's learning as functions from state to state.
 
 A `Learner` is made once, of a task, a rule, a codec and an optimizer. Its functions are pure: whoever
-calls them keeps the state. `steps`, `end_round`, `encode` and `merge` *spend* the state they are given: its
-memory goes to the one they return, so that a large model is neither held twice nor copied.
+calls them keeps the state. `steps`, `end_round`, `encode`, `merge` and `replace` *spend* the state they are
+given: its memory goes to the one they return, so that a large model is neither held twice nor copied.
 
 A node's start waits for compiling, so there are few functions, each compiled at its first call,
 and how many steps to take is an argument of the compiled function, not a part of it.
@@ -56,11 +56,12 @@ class Learner:
         finite: `(piece, arrays) -> bool[]`: False when there is NaN or infinity in it.
         merge: `(state, own, partner's, weight) -> state`, of all pieces, encoded. Spends `state`.
         view: `(state) -> f32[n]`: what to evaluate, serve and save.
-        evaluate: `(state, data) -> metrics` of the view's model, each f32[]; of more than 8,192 rows
-            the means over parts of that size.
-        replace: `(state, f32[n]) -> state`: with a donor's parameters; rule and optimizer begin anew.
+        evaluate: `(state, data, vector=None) -> metrics` of the view's model, or with `vector` as its shared
+            parameters, each f32[]; of more than 8,192 rows the means over parts of that size.
+        replace: `(state, f32[n]) -> state`: with a donor's parameters; rule and optimizer begin anew. Spends
+            `state`.
         settle: `() -> (learner, convert)`: a learner that averages exactly, and what turns this
-            one's state into its: the view becomes the parameters.
+            one's state into its: the view becomes the parameters. `convert` spends the state.
         pack: `(state) -> arrays` by name, copied to the host.
         unpack: `(arrays) -> state`. Raises ValueError naming a leaf that is missing or does not fit.
     """
@@ -77,7 +78,7 @@ class Learner:
     finite: Callable[[Piece, Arrays], jax.Array]
     merge: Callable[[State, Sequence[Arrays], Sequence[Arrays], float], State]
     view: Callable[[State], jax.Array]
-    evaluate: Callable[[State, Dataset], Metrics]
+    evaluate: Callable[..., Metrics]
     replace: Callable[[State, jax.Array | npt.NDArray[np.float32]], State]
     settle: Callable[[], "tuple[Learner, Callable[[State], State]]"]
     pack: Callable[[State], dict[str, HostArray]]
@@ -122,8 +123,10 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
         finite=_finite(recipe),
         merge=_merge(recipe, pieces),
         view=view,
-        evaluate=lambda state, data: _evaluate(judge, view(state), state.private, data),
-        replace=_jit(pure.replace, recipe),
+        evaluate=lambda state, data, vector=None: _evaluate(
+            judge, view(state) if vector is None else vector, state.private, data
+        ),
+        replace=_jit(pure.replace, recipe, spends=True),
         settle=partial(_settle, recipe, judge),
         pack=states.pack,
         unpack=partial(states.unpack, jax.eval_shape(init, np.uint32(0))),
@@ -181,10 +184,10 @@ def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], St
     exact = replace(recipe, rule=average(), codec=float32(), agreed=("average", "float32"))
 
     def convert(state: State) -> State:
-        vector = pure.view(recipe, state)
-        return state._replace(params=vector, start=vector, rule=exact.rule.init(vector), residual={})
+        vector = recipe.rule.view(state.rule, state.params)
+        return state._replace(params=vector, rule=exact.rule.init(vector), residual={})
 
-    return _compiled(exact, judge), jax.jit(convert)
+    return _compiled(exact, judge), jax.jit(convert, donate_argnums=0)
 
 
 def _evaluate(judge: Judge, vector: jax.Array, private: dict[str, jax.Array], data: Dataset) -> Metrics:

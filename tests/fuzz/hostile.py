@@ -140,7 +140,7 @@ async def play(stream: Stream, moves: Moves) -> None:
 async def converse(data: bytes) -> None:
     """The node has nothing of it afterwards."""
     fabric, moves = MemoryFabric(seed=0), moves_of(data[1:])
-    trainer = Trainer(learner(), rows(NODE), {}, inline, NODE, 0)
+    trainer = Trainer(learner(), rows(NODE), {}, inline, inline, NODE, 0)
     async with fabric.network(key(NODE).peer) as network, fabric.network(key(PEER).peer) as peer:
         end = await make_end(network, NODE, deadlines=DEADLINES, trainers=[trainer])
         partner = member(peer.me, INCARNATION + PEER, peer.addresses)

@@ -135,7 +135,7 @@ async def make_end(
     if trainers:
         trainer = trainers[index]
     else:
-        trainer = Trainer(learner(codec), rows(index), {}, compute, index, overlap)
+        trainer = Trainer(learner(codec), rows(index), {}, compute, compute, index, overlap)
         await trainer.jump(0, vector(index))
     events: list[Event] = []
     faults: list[PeerFault] = []

@@ -90,7 +90,7 @@ def vector(index: int) -> npt.NDArray[np.float32]:
 
 
 async def trainers() -> list[Trainer]:
-    both = [Trainer(learner(), rows(index), {}, Worker(), index, 0) for index in range(2)]
+    both = [Trainer(learner(), rows(index), {}, Worker(), Worker(), index, 0) for index in range(2)]
     for index, trainer in enumerate(both):
         await trainer.warm_up()
         await trainer.jump(0, vector(index))

@@ -1,6 +1,6 @@
 """An exchange of a 40 MB model never holds the event loop up for long.
 
-How late a loop runs depends on the machine; `scripts/bench_overlap` measures it. What holds on any
+How late a loop runs depends on the machine; `p2pnode bench overlap` measures it. What holds on any
 machine is how much a task handles before the loop may turn to the next one. So an instrument looks, at
 each switch, at how much memory a task has taken and given back since the last one: whatever is copied,
 joined, packed or let go of in one piece shows there.
@@ -96,7 +96,7 @@ def learner() -> Learner:
 def exchanger(network: Libp2pNetwork, learner: Learner, partner: Member, pieces: Pieces) -> Exchanger:
     made = Exchanger(
         network=network,
-        model=Trainer(learner, rows(0), {}, pieces.compute, 0, 0),
+        model=Trainer(learner, rows(0), {}, pieces.compute, pieces.compute, 0, 0),
         incarnation=INCARNATION,
         member=lambda peer: partner,
         publish=lambda event: None,

@@ -35,7 +35,7 @@ async def trainers(codec: str) -> list[Trainer]:
     """Two whose snapshots have several pieces."""
     learner = registry.build(manifest(codec))
     assert len(learner.pieces) == PIECES
-    both = [Trainer(learner, rows(index), {}, inline, index, 0) for index in range(2)]
+    both = [Trainer(learner, rows(index), {}, inline, inline, index, 0) for index in range(2)]
     for index, trainer in enumerate(both):
         await trainer.jump(0, vector(index))
     return both

@@ -26,7 +26,7 @@ INDEX = 1
 async def trainers(count: int) -> Sequence[Trainer]:
     """Whose snapshots have 4,020,040 bytes."""
     learner = registry.build(replace(manifest(), task=TaskSpec("digits", {"hidden": HIDDEN})))
-    made = [Trainer(learner, rows(index), {}, Worker(), index, 0) for index in range(count)]
+    made = [Trainer(learner, rows(index), {}, Worker(), Worker(), index, 0) for index in range(count)]
     for trainer in made:
         await trainer.warm_up()
     return made

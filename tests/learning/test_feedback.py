@@ -110,6 +110,6 @@ def test_what_waits_is_in_checkpoints_and_forgotten_with_the_parameters() -> Non
     np.testing.assert_array_equal(again.residual["params"], left.residual["params"])
     assert np.any(left.residual["params"])
     exact, convert = learner.settle()
-    settled = convert(left)
+    settled = convert(again)
     assert exact.unpack(exact.pack(settled)).residual == {}
     assert not np.any(learner.replace(left, np.ones(learner.size, np.float32)).residual["params"])

@@ -59,7 +59,7 @@ async def test_simulated_nodes_and_real_ones_reach_the_same_parameters(
     made = described(rule, codec)
     learner = registry.build(made)
     schedule = scheduled("matching", N, ROUNDS, 3, {})
-    trainers = [Trainer(learner, rows(index), {}, inline, index, 0) for index in range(N)]
+    trainers = [Trainer(learner, rows(index), {}, inline, inline, index, 0) for index in range(N)]
     async with ends(MemoryFabric(seed=1), N, trainers=trainers) as members:
         for round in range(ROUNDS):
             for trainer in trainers:
