@@ -1,11 +1,14 @@
 """What the machine gives: numbers read from Linux, and what they mean."""
 
 import gc
+import mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from p2pnode import machine
+from p2pnode.machine import pages
 
 NOW = 1_900_000_000.0
 
@@ -61,3 +64,12 @@ def test_what_is_imported_is_spared_the_garbage_collector() -> None:
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_memory_for_large_arrays_is_zeros_and_begins_where_a_page_does() -> None:
+    memory = pages(5_000_001)
+    assert len(memory) == 5_000_001
+    assert not any(memory)
+    assert not memory.readonly
+    assert np.frombuffer(memory, np.uint8).ctypes.data % mmap.PAGESIZE == 0
+    assert len(pages(0)) == 0

@@ -15,7 +15,7 @@ from p2pnode.bench.group import group
 from p2pnode.bench.stream import Spread, spread
 from p2pnode.errors import UserError
 
-SECONDS = 5.0
+SECONDS = 8.0
 """Of a phase, at least."""
 
 ONE_THREAD = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
