@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
+import hivemind_peer
 
-PEER = Path(__file__).with_name("hivemind_peer.py")
+PEER = Path(hivemind_peer.__file__)
 SMALL = 4810  # parameters: digits, see bench_simulate.py
 TICKS = os.sysconf("SC_CLK_TCK")  # a second, in which the kernel counts processor time
 

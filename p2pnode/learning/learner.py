@@ -61,7 +61,7 @@ class Learner:
         replace: `(state, f32[n]) -> state`: with a donor's parameters; rule and optimizer begin anew. Spends
             `state`.
         settle: `() -> (learner, convert)`: a learner that averages exactly, and what turns this
-            one's state into its: the view becomes the parameters. `convert` spends the state.
+            one's state into its: the view becomes the parameters.
         pack: `(state) -> arrays` by name, copied to the host.
         unpack: `(arrays) -> state`. Raises ValueError naming a leaf that is missing or does not fit.
     """
@@ -183,11 +183,13 @@ def _anywhere(piece: Piece) -> Piece:
 def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], State]]:
     exact = replace(recipe, rule=average(), codec=float32(), agreed=("average", "float32"))
 
+    view = _jit(pure.view, recipe)
+
     def convert(state: State) -> State:
-        vector = recipe.rule.view(state.rule, state.params)
+        vector = view(state)
         return state._replace(params=vector, rule=exact.rule.init(vector), residual={})
 
-    return _compiled(exact, judge), jax.jit(convert, donate_argnums=0)
+    return _compiled(exact, judge), convert
 
 
 def _evaluate(judge: Judge, vector: jax.Array, private: dict[str, jax.Array], data: Dataset) -> Metrics:

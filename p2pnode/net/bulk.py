@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import trio
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from outcome import Outcome
 
 from p2pnode.errors import Disconnected, Fault, PeerFault
 from p2pnode.net.bulk_keys import CIPHERS, Keys
@@ -270,7 +270,7 @@ async def in_thread(job: Callable[[], None], give_up: Callable[[], None]) -> Non
     await trio.lowlevel.checkpoint_if_cancelled()
     task, loop = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
 
-    def deliver(result: Outcome[None]) -> None:
+    def deliver(result: Any) -> None:  # an Outcome, which is what `reschedule` takes
         loop.run_sync_soon(trio.lowlevel.reschedule, task, result)
 
     def abort(_: object) -> trio.lowlevel.Abort:
