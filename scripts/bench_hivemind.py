@@ -15,9 +15,10 @@ Work:
 - idle: peers that know each other, and do nothing.
 
 hivemind runs at its best settings: groups as large as the number of peers, which start at once when complete,
-parts of two megabytes, and its own times for finding a group (shorter ones find none sooner, and sometimes
-never). Finding the group, which is no part of moving bytes, is timed by itself; then all start to average at
-a common word. A first round warms up; in a last one, not timed, memory is watched.
+parts of two megabytes, and for two peers its own times for finding a group (with shorter ones they sometimes
+never do; with eight it is the other way round). Finding the group, which is no part of moving bytes, is timed
+by itself; then all start to average at a common word. A first round warms up; in a last one, not timed,
+memory is watched.
 
 In each turn hivemind's processes come, work and end, and then p2pnode's. Ratios are taken within turns. It
 holds when their medians stay below MOST.
