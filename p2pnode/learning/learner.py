@@ -60,8 +60,8 @@ class Learner:
             parameters, each f32[]; of more than 8,192 rows the means over parts of that size.
         replace: `(state, f32[n]) -> state`: with a donor's parameters; rule and optimizer begin anew. Spends
             `state`.
-        settle: `() -> (learner, convert)`: a learner that averages exactly, and what turns this
-            one's state into its: the view becomes the parameters.
+        settle: `() -> (learner, convert)`: a learner that averages exactly, and what turns this one's state
+            into its: the view becomes the parameters. The two states may share memory.
         pack: `(state) -> arrays` by name, copied to the host.
         unpack: `(arrays) -> state`. Raises ValueError naming a leaf that is missing or does not fit.
     """
@@ -183,7 +183,7 @@ def _anywhere(piece: Piece) -> Piece:
 def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], State]]:
     exact = replace(recipe, rule=average(), codec=float32(), agreed=("average", "float32"))
 
-    view = _jit(pure.view, recipe)
+    view = jax.jit(lambda state: recipe.rule.view(state.rule, state.params))  # which may be no work at all
 
     def convert(state: State) -> State:
         vector = view(state)
