@@ -61,7 +61,7 @@ class Learner:
         replace: `(state, f32[n]) -> state`: with a donor's parameters; rule and optimizer begin anew. Spends
             `state`.
         settle: `() -> (learner, convert)`: a learner that averages exactly, and what turns this one's state
-            into its: the view becomes the parameters. The two states may share memory.
+            into its: the view becomes the parameters. `convert` spends the state.
         pack: `(state) -> arrays` by name, copied to the host.
         unpack: `(arrays) -> state`. Raises ValueError naming a leaf that is missing or does not fit.
     """
@@ -183,10 +183,11 @@ def _anywhere(piece: Piece) -> Piece:
 def _settle(recipe: Recipe, judge: Judge) -> tuple[Learner, Callable[[State], State]]:
     exact = replace(recipe, rule=average(), codec=float32(), agreed=("average", "float32"))
 
-    view = jax.jit(lambda state: recipe.rule.view(state.rule, state.params))  # which may be no work at all
+    # Where the view is the parameters themselves, it so takes neither time nor memory.
+    view = jax.jit(lambda params, rule: recipe.rule.view(rule, params), donate_argnums=0)
 
     def convert(state: State) -> State:
-        vector = view(state)
+        vector = view(state.params, state.rule)
         return state._replace(params=vector, rule=exact.rule.init(vector), residual={})
 
     return _compiled(exact, judge), convert
