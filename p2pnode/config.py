@@ -98,7 +98,7 @@ class Config:
         mdns: whether to announce and look for the swarm on the local network.
         direct: whether large models go over a second TCP connection with the partner, to the same port as the
             first, encrypted in threads. Turn it off where a firewall counts connections. Off, large exchanges
-            take twice the CPU, and training feels them.
+            take more CPU, and training feels them more (`p2pnode bench exchange`).
         bandwidth: bytes a second that this node sends at most, all connections together; infinite for no
             limit. Choose less than the line carries, so that others on it do not suffer. Too low:
             exchanges miss their deadlines, see `Deadlines.rate`.

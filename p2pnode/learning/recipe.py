@@ -179,10 +179,8 @@ def encode(
     was lost of earlier ones. What this one loses replaces that when the exchange is complete.
     """
     rule, payload = recipe.rule.share(state.rule, state.params, _key(state, state.snapshots, _RULE), turn)
-    values, key = (
-        payload[piece.entry],
-        _key(state, state.snapshots, _CODEC + sorted(payload).index(piece.entry)),
-    )
+    values = payload[piece.entry]
+    key = _key(state, state.snapshots, _CODEC + sorted(payload).index(piece.entry))
     if values.size > piece.size:
         values, key = _cut(values, begin, piece.size), jax.random.fold_in(key, begin // PIECE)
     codec, pair = _codec(recipe, piece.entry), state.residual.get(piece.entry)
