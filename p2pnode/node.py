@@ -187,6 +187,7 @@ class Node:
             member=membership.view.get,
             publish=self._world.publish,
             fault=membership.fault,
+            suspect=membership.suspect,
             deadlines=self._config.deadlines,
         )
         exchanger.slot.gate = self.gate

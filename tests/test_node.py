@@ -36,6 +36,7 @@ from p2pnode.events import (
     Settled,
     Stopped,
 )
+from p2pnode.gossip import exchange
 from p2pnode.gossip.view import Stage
 from p2pnode.identity.keys import load_or_create_key
 from p2pnode.identity.manifest import Manifest, TaskSpec
@@ -45,6 +46,7 @@ from p2pnode.learning.learner import Learner
 from p2pnode.learning.task import Task
 from p2pnode.net.memory import MemoryDiscovery, MemoryFabric, run_deterministic
 from p2pnode.net.memory_link import Link
+from p2pnode.net.memory_stream import Verdict
 from p2pnode.node import Node
 from p2pnode.observe.stream import Stamped
 from p2pnode.observe.tally import Tally
@@ -52,6 +54,7 @@ from p2pnode.ports import PeerId
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
 from p2pnode.trainer import inline
+from p2pnode.wire.messages import Commit, encode
 from p2pnode.world import Invitation, Rows, World
 from tests.gossip.ends import key, manifest, slow
 
@@ -229,6 +232,30 @@ async def test_a_node_says_when_it_is_alone_and_when_it_no_longer_is(clock: Mock
         await node.until(Settled)
         assert [type(e) for e in node.events if isinstance(e, Alone | InCompany)] == [Alone, InCompany, Alone]
         assert len(node.of(RoundFinished)) == 60
+
+
+async def test_a_partner_killed_before_it_said_what_it_decided_holds_nobody_up(clock: MockClock) -> None:
+    async with cluster(rounds=200) as swarm:
+        nodes = {node.peer: node for node in [await swarm.start(index, peers=2) for index in range(3)]}
+        await next(iter(nodes.values())).until(RoundFinished, lambda event: event.round == 10)
+        killed: list[tuple[PeerId, PeerId]] = []
+        happened = trio.Event()
+
+        def kill(source: PeerId, target: PeerId, protocol: str, data: bytes) -> Verdict:
+            if not killed and protocol == exchange.PROTOCOL and encode(Commit()) in data:
+                killed.append((source, target))
+                swarm.fabric.kill(source)
+                happened.set()
+            return Verdict.DROP if killed and source == killed[0][0] else Verdict.DELIVER
+
+        swarm.fabric.tap = kill
+        await happened.wait()
+        [(_, left)] = killed
+        began = trio.current_time()
+        await nodes[left].until(ExchangeUnsettled)
+        rounds = len(nodes[left].of(RoundFinished))
+        await nodes[left].until(RoundFinished, lambda event: event.round > rounds)
+        assert trio.current_time() - began < 1
 
 
 async def test_who_comes_late_with_the_link_alone_is_given_all_it_needs(clock: MockClock) -> None:

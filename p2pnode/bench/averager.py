@@ -282,6 +282,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
             member=membership.view.get,
             publish=lambda event: parts.note(event),  # noqa: PLW0108 - made below
             fault=blame,
+            suspect=membership.suspect,
             deadlines=Deadlines(),
         )
         network.serve(exchange.PROTOCOL, exchanger.serve)

@@ -10,12 +10,12 @@
 
 **The initiator decides.** Having the acceptor's snapshot and its `ready`, it says so and applies;
 otherwise it says `abort`, or nothing. An acceptor that said `ready` and hears no decision asks for
-the outcome on new streams until its deadline. An initiator that is asked while it waits for that
-`ready` aborts, for it must have been lost; what it committed it remembers; and a node that knows
-nothing of an exchange answers `unknown`, which means aborted. So both apply or neither does, unless
-the initiator dies or stays cut off past the deadline in just that moment: then the acceptor drops the
-difference and reports the exchange as unsettled. This is two-phase commit with presumed abort (Mohan,
-Lindsay and Obermarck, 1986), for two.
+the outcome on new streams until its deadline, or until the initiator is known to be gone. An
+initiator that is asked while it waits for that `ready` aborts, for it must have been lost; what it
+committed it remembers; and a node that knows nothing of an exchange answers `unknown`, which means
+aborted. So both apply or neither does, unless the initiator dies or stays cut off past the deadline
+in just that moment: then the acceptor drops the difference and reports the exchange as unsettled.
+This is two-phase commit with presumed abort (Mohan, Lindsay and Obermarck, 1986), for two.
 
 **One exchange at a time, in either role.** Who is in an exchange declines at once. A node that waits
 for an answer may still accept an offer from a peer with a lower id, and withdraws its own. Only from
@@ -85,6 +85,7 @@ class Exchanger:
         member: looks a peer up in the view.
         publish: takes events.
         fault: counts a peer's fault.
+        suspect: has it looked at whether a peer is still there; `member` knows it no more when it is not.
         deadlines: how long a peer may take.
     """
 
@@ -96,6 +97,7 @@ class Exchanger:
         member: Callable[[PeerId], Member | None],
         publish: Callable[[Event], None],
         fault: Callable[[PeerId, PeerFault], None],
+        suspect: Callable[[PeerId], None],
         deadlines: Deadlines,
     ) -> None:
         self.model = model
@@ -108,6 +110,7 @@ class Exchanger:
         self._member = member
         self._publish = publish
         self._fault = fault
+        self._suspect = suspect
         self._deadlines = deadlines
         self._offers = 0
         self._committed: OrderedDict[bytes, None] = OrderedDict()
@@ -270,19 +273,22 @@ class Exchanger:
         finally:
             self.model.drop()
 
-    async def _decision(self, stream: Stream, offer: Offer) -> bool:
-        """Say `ready`, and learn whether the initiator committed, however long that takes."""
+    async def _decision(self, stream: Stream, offer: Offer) -> bool | None:
+        """Say `ready`, and learn whether the initiator committed; None when it is gone."""
         with trio.move_on_after(self._deadlines.patience / 4):
             try:
                 await send(stream, Ready())
                 return isinstance(await receive(stream, Commit, Abort), Commit)
             except Disconnected:
                 await trio.lowlevel.checkpoint()  # the stream is gone, the decision is not
-        while True:
+        while self._member(stream.peer) is not None:
             outcome = await self._ask_outcome(stream.peer, offer.exchange)
             if outcome in ("committed", "unknown"):
                 return outcome == "committed"
+            if outcome == "unreachable":
+                self._suspect(stream.peer)
             await trio.sleep(0.1)
+        return None
 
     async def _ask_outcome(self, peer: PeerId, exchange: bytes) -> str:
         try:

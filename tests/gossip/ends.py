@@ -158,6 +158,7 @@ async def make_end(
         member=membership.view.get,
         publish=events.append,
         fault=lambda peer, fault: faults.append(fault),
+        suspect=membership.suspect,
         deadlines=deadlines,
     )
     network.serve(exchange.PROTOCOL, exchanger.serve)

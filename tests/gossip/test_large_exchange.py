@@ -101,6 +101,7 @@ def exchanger(network: Libp2pNetwork, learner: Learner, partner: Member, pieces:
         member=lambda peer: partner,
         publish=lambda event: None,
         fault=lambda peer, fault: pytest.fail(str(fault)),
+        suspect=lambda peer: None,
         deadlines=Deadlines(),
     )
     network.serve(exchange.PROTOCOL, made.serve)
