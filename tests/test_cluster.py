@@ -182,6 +182,11 @@ async def test_a_kept_folder_is_gone_on_from_and_a_timeout_names_who_is_late(tmp
             late = r"after 0.1 s: node 1 \(round \d+\), node 2 \(round \d+\)$"
             with pytest.raises(TimeoutError, match=late):
                 await cluster.wait_for(round=ENDLESS, timeout=0.1)
+            for waits in (cluster.wait_for, cluster[0].wait_for):
+                with pytest.raises(
+                    UserError, match=r"^no node comes to round 1000001: the manifest ends with"
+                ):
+                    await waits(round=ENDLESS + 1)
         return cluster
 
     assert not any(node.events(Restored) for node in await run())

@@ -93,15 +93,19 @@ class Goal:
 async def arrive(
     nodes: Sequence[Walker],
     goal: Goal,
+    rounds: int,
     changes: Changes,
     timeout: float | None,  # noqa: ASYNC109 - its error names who is late
 ) -> None:
-    """Wait until every one of `nodes` has reached `goal`.
+    """Wait until every one of `nodes`, whose manifest has so many `rounds`, has reached `goal`.
 
     Raises:
+        UserError: it lies behind the last round.
         NodeEnded: one of them has ended elsewhere.
         TimeoutError: after `timeout` seconds.
     """
+    if goal.round is not None and goal.round > rounds:
+        raise UserError(f"no node comes to round {goal.round}: the manifest ends with round {rounds}")
 
     def missing() -> list[Walker]:
         late = [node for node in nodes if not goal.reached(node)]

@@ -162,11 +162,13 @@ class LocalCluster:
             nodes: e.g. `cluster.running`, when others were killed.
 
         Raises:
+            UserError: the swarm has not so many rounds.
             NodeEnded: one of them has ended elsewhere; the message says how.
             TimeoutError: the message names those that are late.
         """
         awaited = self._nodes if nodes is None else list(nodes)
-        await arrive(awaited, Goal(round, accuracy, event), self._changes, timeout)
+        rounds = self.manifest.training.rounds
+        await arrive(awaited, Goal(round, accuracy, event), rounds, self._changes, timeout)
 
     async def partition(self, *groups: Iterable[int]) -> None:
         """Part the network: nodes reach those of their own group only, as when a cable is pulled.

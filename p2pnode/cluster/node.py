@@ -125,7 +125,8 @@ class LocalNode:
         timeout: float | None = None,  # noqa: ASYNC109 - its error names who is late
     ) -> None:
         """As `LocalCluster.wait_for`, for this node alone."""
-        await arrive([self], Goal(round, accuracy, event), self._changes, timeout)
+        rounds = self._assign().manifest.training.rounds
+        await arrive([self], Goal(round, accuracy, event), rounds, self._changes, timeout)
 
     async def start(self) -> None:
         """Start a process, which goes on from the files in the data directory. Returns when it has a pid."""
