@@ -84,11 +84,13 @@ def pages(size: int) -> memoryview:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Spare what the block imports the garbage collector, now and from then on.
+    """Spare what the block imports the garbage collector, now and from then on, and threads for BLAS.
 
     Modules stay for good, so looking for garbage among them finds none; while libraries as large as
-    JAX and libp2p are imported, it is a tenth of the work.
+    JAX and libp2p are imported, it is a tenth of the work. BLAS, with which NumPy multiplies matrices,
+    starts a thread for each core, and these spin for a tenth of a second: a node never multiplies with it.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.disable()
     try:
         yield

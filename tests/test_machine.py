@@ -2,6 +2,9 @@
 
 import gc
 import mmap
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +59,25 @@ def test_this_machine_has_memory_and_a_steady_clock() -> None:
     assert abs(machine.drift(0.01)) < 3600
 
 
-def test_what_is_imported_is_spared_the_garbage_collector() -> None:
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux lists them")
+def test_importing_all_that_a_node_needs_starts_no_thread() -> None:
+    program = """
+import os
+from p2pnode.cli import join  # as the command does, before it imports the rest
+from p2pnode.machine import importing
+with importing():
+    import p2pnode.session
+print(len(os.listdir("/proc/self/task")))
+"""
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "1\n"
+
+
+def test_what_is_imported_is_spared_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # taken back
     try:
         with machine.importing():
             assert not gc.isenabled()

@@ -90,9 +90,11 @@ class Learner:
         shapes = {_anywhere(piece): self.shapes(piece) for piece in {_anywhere(one) for one in self.pieces}}
         return tuple(shapes[_anywhere(piece)] for piece in self.pieces)
 
-    def blank(self) -> list[Arrays]:
-        """Memory for a snapshot."""
-        return [jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), specs) for specs in self.payload]
+    @cached_property
+    def blank(self) -> Callable[[], list[Arrays]]:
+        """`() -> pieces`: memory for a snapshot."""
+        payload = list(self.payload)
+        return jax.jit(lambda: jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), payload))
 
     def share(self, state: State, turn: int) -> tuple[State, list[Arrays]]:
         """All pieces of a snapshot. Spends `state`."""
@@ -119,7 +121,7 @@ def _compiled(recipe: Recipe, judge: Judge) -> Learner:
         end_round=_jit(pure.end_round, recipe, spends=True),
         pieces=(pieces := pure.pieces(recipe)),
         encode=_encode(recipe),
-        shapes=partial(_shapes, recipe),
+        shapes=partial(pure.shapes, recipe),
         finite=_finite(recipe),
         merge=_merge(recipe, pieces),
         view=view,
@@ -146,13 +148,6 @@ def _encode(recipe: Recipe) -> Callable[[Piece, State, int, Arrays], tuple[State
 
     jitted = jax.jit(encode, static_argnums=0, donate_argnums=(1, 4), keep_unused=True)
     return lambda piece, state, turn, spent: jitted(_anywhere(piece), state, turn, piece.begin, spent)
-
-
-def _shapes(recipe: Recipe, piece: Piece) -> dict[str, jax.ShapeDtypeStruct]:
-    state = jax.eval_shape(partial(pure.init, recipe), np.uint32(0))
-    zero = jnp.int32(0)
-    _, arrays = jax.eval_shape(partial(pure.encode, recipe, piece), state, zero, zero)
-    return dict(arrays)
 
 
 def _finite(recipe: Recipe) -> Callable[[Piece, Arrays], jax.Array]:

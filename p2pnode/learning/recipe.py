@@ -204,6 +204,12 @@ def share(recipe: Recipe, state: State, turn: jax.Array) -> tuple[State, list[Ar
     return state, encoded
 
 
+def shapes(recipe: Recipe, piece: Piece) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of a piece's arrays, encoded."""
+    encode = _codec(recipe, piece.entry).encode
+    return dict(jax.eval_shape(lambda: encode(jnp.zeros(piece.size), jax.random.key(0))))
+
+
 def _codec(recipe: Recipe, entry: str) -> Codec:
     """How an entry of the payload is written."""
     return int8() if recipe.codec.feedback and entry in recipe.rule.dense else recipe.codec

@@ -7,6 +7,7 @@ our DHT apart from the public one; the library's `protocol_prefix` does not reac
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +36,10 @@ MOST_PROVIDERS = 20
 _LONGEST_ADDRESS = 300  # bytes; the binary form of an address is shorter than its text
 _PEER_PREFIX_BYTES = 6  # before the 32 bytes of the key
 
+_REMEMBERED = 4096
+"""Names and addresses whose other form is kept, about 200 bytes each: the same few are asked for again and
+again, and base58 in Python was a quarter of what a node's event loop did in its first seconds."""
+
 
 class DhtHost:
     """As much of libp2p's host, and of its peer store, as the server side of its DHT asks for."""
@@ -48,7 +53,7 @@ class DhtHost:
         return id_of(self._network.me)
 
     def get_addrs(self) -> list[Multiaddr]:
-        return [Multiaddr(address) for address in self._network.addresses]
+        return [_multiaddr(address) for address in self._network.addresses]
 
     def get_connected_peers(self) -> list[ID]:
         return [id_of(peer) for peer in self._network.connected]
@@ -66,7 +71,7 @@ class DhtHost:
 
     def addrs(self, peer: ID) -> list[Multiaddr]:
         known = peer_named(peer.to_bytes())
-        return [Multiaddr(address) for address in self._network.known_addresses(known)] if known else []
+        return [_multiaddr(address) for address in self._network.known_addresses(known)] if known else []
 
     def get_protocols(self, _peer: ID) -> list[str]:
         return []
@@ -121,6 +126,7 @@ class DhtStream:
         await self._stream.reset()
 
 
+@lru_cache(_REMEMBERED)
 def id_of(peer: PeerId) -> ID:
     """Turn our name of a peer into the library's."""
     return ID.from_string(peer)
@@ -128,25 +134,35 @@ def id_of(peer: PeerId) -> ID:
 
 def peer_named(raw: bytes) -> PeerId | None:
     """Turn the binary form of a peer id into our name for it; None for other kinds of key."""
-    public = raw[_PEER_PREFIX_BYTES:]
-    return peer if len(public) == 32 and id_of(peer := peer_of(public)).to_bytes() == raw else None
+    return _peer_named(raw) if len(raw) == _PEER_PREFIX_BYTES + 32 else None
+
+
+@lru_cache(_REMEMBERED)
+def _peer_named(raw: bytes) -> PeerId | None:
+    peer = peer_of(raw[_PEER_PREFIX_BYTES:])
+    return peer if id_of(peer).to_bytes() == raw else None
 
 
 def peer_address(raw: bytes, addresses: Iterable[bytes]) -> PeerAddress | None:
     """Read a peer and its addresses, all in binary; None when it cannot be a node of ours."""
     peer = peer_named(raw)
     some = (data for data, _ in zip(addresses, range(2 * ADDRESSES_PER_PEER), strict=False))
-    dialable = [text for data in some if (text := _text(data)) and is_dialable(text)]
+    dialable = [text for data in some if len(data) <= _LONGEST_ADDRESS and (text := _dialable(data))]
     return PeerAddress(peer, tuple(dialable[:ADDRESSES_PER_PEER])) if peer and dialable else None
 
 
-def _text(address: bytes) -> str | None:
-    if len(address) > _LONGEST_ADDRESS:
-        return None
+@lru_cache(_REMEMBERED)
+def _dialable(address: bytes) -> str | None:
     try:
-        return str(Multiaddr(address))
+        text = str(Multiaddr(address))
     except Exception:  # noqa: BLE001  # the parser raises whatever a stranger's bytes lead it into
         return None
+    return text if is_dialable(text) else None
+
+
+@lru_cache(_REMEMBERED)
+def _multiaddr(address: str) -> Multiaddr:
+    return Multiaddr(address)
 
 
 def trim(providers: dict[bytes, dict[str, ProviderRecord]]) -> None:
