@@ -10,26 +10,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Deadlines:
-    """How long a peer may keep us waiting.
-
-    Attributes:
-        patience: seconds a peer has for an answer that needs no work. Choose well above the slowest
-            round trip in the swarm. Too low: healthy peers on slow links count as stalled. Too high:
-            a frozen peer holds its partner that much longer.
-        rate: bytes a second that a transfer must at least reach, on top of `patience`. Too high:
-            exchanges over slow links never finish. Too low: a trickling peer holds its partner.
-    """
-
-    patience: float = 10.0
-    rate: float = 1e6
-
-    def of(self, size: int = 0) -> float:
-        """Seconds for an answer of `size` bytes."""
-        return self.patience + size / self.rate
-
-
-@dataclass(frozen=True)
 class Membership:
     """How a node keeps its view of the others.
 
@@ -101,7 +81,8 @@ class Config:
             take more CPU, and training feels them more (`p2pnode bench exchange`).
         bandwidth: bytes a second that this node sends at most, all connections together; infinite for no
             limit. Choose less than the line carries, so that others on it do not suffer. Too low:
-            exchanges miss their deadlines, see `Deadlines.rate`.
+            exchanges take long, and the first ones with each peer miss their deadlines until these have
+            grown, see `gossip/deadlines.py`.
         evaluate: rounds between two evaluations. 1 costs an evaluation each round.
     """
 
@@ -111,7 +92,6 @@ class Config:
     direct: bool = True
     bandwidth: float = math.inf
     evaluate: int = 1
-    deadlines: Deadlines = field(default_factory=Deadlines)
     membership: Membership = field(default_factory=Membership)
     start: Start = field(default_factory=Start)
     finish: Finish = field(default_factory=Finish)

@@ -17,11 +17,13 @@ import trio
 from p2pnode import events
 from p2pnode.config import Config
 from p2pnode.gossip import exchange, state
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Exchanger
 from p2pnode.gossip.gate import Gate
 from p2pnode.gossip.known import Known
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.rounds import Rounds
+from p2pnode.gossip.search import search
 from p2pnode.gossip.settle import Settling
 from p2pnode.gossip.state import Donor, catch_up, fetch_manifest
 from p2pnode.gossip.view import Stage, View
@@ -66,6 +68,7 @@ class Node:
         self._config = config
         self._world = world
         self._seed = int.from_bytes(hashlib.sha256(key.public).digest()[:4], "big")
+        self._deadlines = Deadlines()
         self._trainer: Trainer | None = None
         self._exchanger: Exchanger | None = None
         self._keeping = Keeping(
@@ -84,7 +87,7 @@ class Node:
             publish=world.publish,
             random=Random(f"{self._seed} {incarnation}"),
             timing=config.membership,
-            deadlines=config.deadlines,
+            deadlines=self._deadlines,
         )
 
     async def run(self) -> None:
@@ -99,13 +102,11 @@ class Node:
             nursery.start_soon(self._end_when_asked)
             with self._work:
                 await nursery.start(membership.run)
-                for peer in self._keeping.peers():
-                    membership.found(peer)
                 known = Known(self._config.peers, self._world.network, membership.random)
-                for discovery in (known, *self._world.discoveries):
-                    nursery.start_soon(discovery.run, self._invitation.swarm_id, membership.found)
+                sources, earlier = [known, *self._world.discoveries], self._keeping.peers()
+                nursery.start_soon(search, membership, self._invitation.swarm_id, sources, earlier)
                 await self._take_part()
-            with trio.move_on_after(self._config.deadlines.of(), shield=True):
+            with trio.move_on_after(self._deadlines.first(), shield=True):
                 await self._leave()
             nursery.cancel_scope.cancel()
         traffic = self._world.network.traffic
@@ -124,7 +125,7 @@ class Node:
     async def _end_when_asked(self) -> None:
         await self._stop.wait()
         if self._exchanger is not None:
-            with trio.move_on_after(self._config.deadlines.of()):
+            with trio.move_on_after(self._deadlines.first()):
                 await self._exchanger.close()
         self._work.cancel()
 
@@ -188,7 +189,7 @@ class Node:
             publish=self._world.publish,
             fault=membership.fault,
             suspect=membership.suspect,
-            deadlines=self._config.deadlines,
+            deadlines=self._deadlines,
         )
         exchanger.slot.gate = self.gate
         exchanger.slot.closed = True  # until this node has a model worth averaging
@@ -198,7 +199,7 @@ class Node:
             compute=self._world.compute,
             known=membership.view.__contains__,
             fault=membership.fault,
-            deadlines=self._config.deadlines,
+            deadlines=self._deadlines,
         )
         self._exchanger = exchanger
         network.serve(exchange.PROTOCOL, exchanger.serve)
@@ -223,9 +224,7 @@ class Node:
 
     async def _catch_up(self, trainer: Trainer, manifest: Manifest) -> None:
         membership = self.membership
-        donor = await catch_up(
-            self._world.network, membership.view, trainer, self._config.deadlines, membership.fault
-        )
+        donor = await catch_up(membership, trainer)
         trainer.round = min(trainer.round, manifest.training.rounds)
         membership.standing.round = trainer.round
         if donor is not None:
@@ -264,7 +263,6 @@ class Node:
             exchanger=exchanger,
             membership=self.membership,
             finish=self._config.finish,
-            deadlines=self._config.deadlines,
             compute=self._world.compute,
         )
         settlement = await settling.run()

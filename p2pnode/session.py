@@ -17,7 +17,7 @@ import trio
 
 from p2pnode.config import Config
 from p2pnode.errors import leaves
-from p2pnode.gossip.membership import Superseded
+from p2pnode.gossip.standing import Superseded
 from p2pnode.identity.keys import load_or_create_key
 from p2pnode.identity.manifest import Manifest
 from p2pnode.learning.cache import keep_compiled
@@ -34,7 +34,7 @@ from p2pnode.observe.control_server import serve_control
 from p2pnode.observe.journal import Journal
 from p2pnode.observe.stream import EventStream, Subscriber
 from p2pnode.observe.tally import Tally
-from p2pnode.ports import Discovery
+from p2pnode.ports import Discovery, WallClock
 from p2pnode.signals import obey_signals
 from p2pnode.steering import Steering
 from p2pnode.storage.directory import DataDirectory
@@ -92,6 +92,7 @@ async def take_part(
     rows: Callable[[Manifest, Task], Rows],
     config: Config,
     subscribers: Sequence[Subscriber],
+    wall: WallClock = time.time,
 ) -> None:
     """Run one node until its rounds are done and settled, or a signal or a command ends it.
 
@@ -103,7 +104,7 @@ async def take_part(
         _log.warning("only %d files may be open at once, which limits the peers: see `ulimit -n`", files)
     keep_compiled(Path(platformdirs.user_cache_dir("p2pnode")) / "xla")
     key = load_or_create_key(directory.key)
-    stream = EventStream(time.time)
+    stream = EventStream(wall)
     random = Random()
     with Journal(directory.events) as journal:
         stream.subscribe(journal)
@@ -114,8 +115,8 @@ async def take_part(
             if config.mdns:
                 discoveries.append(MdnsDiscovery(network, random))
             world = World(network, discoveries, Worker(), Worker(), stream.publish, directory)
-            incarnation = directory.next_incarnation(time.time())
-            if doubt := doubt_clock(time.time(), last=incarnation / 1000):
+            incarnation = directory.next_incarnation(wall())
+            if doubt := doubt_clock(wall(), last=incarnation / 1000):
                 _log.warning("%s; the node goes on, but times in its files are wrong", doubt)
             node = Node(key, incarnation, invitation, rows, config, world)
             tally = Tally()

@@ -21,6 +21,7 @@ from p2pnode.wire.messages import (
     MAX_CREDENTIAL,
     MAX_DIRECT,
     MAX_MESSAGE,
+    MAX_PEER,
     MAX_PEERS,
     Accept,
     Decline,
@@ -62,7 +63,7 @@ FIELDS: dict[str, SearchStrategy[Any]] = {
     "sketch": binary(0, 64),
     "credential": st.binary(max_size=MAX_CREDENTIAL),
     "addresses": ADDRESSES,
-    "peers": st.lists(st.tuples(texts(64), ADDRESSES), max_size=3).map(tuple),
+    "peers": st.lists(st.tuples(texts(MAX_PEER), ADDRESSES), max_size=3).map(tuple),
     "reason": texts(200),
     "exchange": binary(24),
     "weight": st.floats(0.0, 1.0),
@@ -76,6 +77,12 @@ FIELDS: dict[str, SearchStrategy[Any]] = {
     "what": texts(16),
     "digest": binary(32),
     "offset": st.integers(0, 2**48),
+    "known": st.integers(0, 2**16),
+    "member": st.booleans(),
+    "stays": st.booleans(),
+    "alive": st.booleans(),
+    "peer": texts(MAX_PEER),
+    "seconds": st.floats(0.0, 1e9),
 }
 """Values of every field that any message has; equal names mean equal bounds, but for optional digests."""
 
@@ -99,11 +106,13 @@ def largest_hello() -> Hello:
         sketch=bytes(64),
         credential=bytes(MAX_CREDENTIAL),
         addresses=addresses,
-        peers=(("p" * 64, addresses),) * MAX_PEERS,
+        known=2**16,
+        member=True,
+        peers=(("p" * MAX_PEER, addresses),) * MAX_PEERS,
     )
 
 
-OFFER = Offer(bytes(24), DIGEST, 5, 0.5, 100, b"", 0, b"")
+OFFER = Offer(bytes(24), DIGEST, 5, 0.5, 100, b"", 0, b"", 1.0)
 
 
 class Wire:
@@ -156,11 +165,11 @@ def test_the_strategies_reach_every_class_and_every_field() -> None:
 
 async def test_messages_on_one_stream_arrive_one_by_one() -> None:
     wire = Wire(b"")
-    for message in (OFFER, Ready(), Accept(b"\x01", b"")):
+    for message in (OFFER, Ready(), Accept(b"\x01", 1.0, b"")):
         await messages.send(wire, message)
     assert await receive(wire, Offer) == OFFER
     assert await receive(wire, Ready) == Ready()
-    assert await receive(wire, Accept, Decline) == Accept(b"\x01", b"")
+    assert await receive(wire, Accept, Decline) == Accept(b"\x01", 1.0, b"")
 
 
 @given(ANY_MESSAGE, st.data())

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,15 +24,17 @@ import optax
 import trio
 
 from p2pnode.bench.process import now
-from p2pnode.config import Config, Deadlines, Finish
+from p2pnode.config import Config, Finish
 from p2pnode.config import Membership as Timing
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event, ExchangeCompleted
 from p2pnode.gossip import exchange
 from p2pnode.gossip.agenda import Agenda
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Exchanger, Result
-from p2pnode.gossip.membership import Membership, Standing
+from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.settle import Settling
+from p2pnode.gossip.standing import Standing
 from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
 from p2pnode.learning.compress import CODECS
@@ -239,20 +242,19 @@ class Averager:
 
     async def settle(self) -> Mapping[str, object]:
         """Reach the mean of all members."""
-        began = now()
+        began, used = now(), time.process_time()
         settling = Settling(
             me=self.network.me,
             model=self.trainer,
             exchanger=self.exchanger,
             membership=self.membership,
             finish=Finish(linger=0.0),
-            deadlines=Deadlines(),
             compute=Worker(),
         )
         settlement = await settling.run()
-        ended = now()
-        vector = await self.trainer.vector()
-        return {"began": began, "ended": ended, "counted": settlement.counted, "value": float(vector[-1])}
+        ended, used = now(), time.process_time() - used
+        value = float((await self.trainer.vector())[-1])  # a copy, which no node needs: not counted
+        return {"began": began, "ended": ended, "cpu": used, "counted": settlement.counted, "value": value}
 
 
 @asynccontextmanager
@@ -263,6 +265,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
         open_network(key, [LOOPBACK], plan.direct, plan.bandwidth) as network,
         trio.open_nursery() as nursery,
     ):
+        deadlines = Deadlines()
         membership = Membership(
             network=network,
             key=key,
@@ -272,7 +275,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
             publish=lambda event: None,
             random=Random(plan.index),
             timing=Timing(),
-            deadlines=Deadlines(),
+            deadlines=deadlines,
             standing=Standing(stage=Stage.TRAINING, layout=trainer.layout),
         )
         exchanger = Exchanger(
@@ -283,7 +286,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
             publish=lambda event: parts.note(event),  # noqa: PLW0108 - made below
             fault=blame,
             suspect=membership.suspect,
-            deadlines=Deadlines(),
+            deadlines=deadlines,
         )
         network.serve(exchange.PROTOCOL, exchanger.serve)
         await nursery.start(membership.run)

@@ -10,7 +10,7 @@ from statistics import median
 
 from p2pnode.bench import process
 from p2pnode.bench.averager import Plan
-from p2pnode.bench.group import Peer, cpu, group
+from p2pnode.bench.group import Peer, group
 from p2pnode.bench.stream import Spread, spread
 
 ROUNDS = 3
@@ -25,7 +25,7 @@ class Mean:
         members: how many there are.
         parameters: of each.
         seconds: until all have the mean.
-        cpu: seconds of all processes.
+        cpu: seconds of all processes, each until it has the mean.
         rate: MB of float32 parameters a second, of each.
         memory: bytes over what a process held before, of the one that took most.
     """
@@ -71,12 +71,11 @@ def settle(peers: Sequence[Peer]) -> tuple[float, float]:
     for peer in peers:
         peer.ask("differ")
         process.forget_peak(peer.pid)
-    used = cpu(peers)
     for peer in peers:
         peer.tell("settle")
     answers = [peer.answer() for peer in peers]
-    used = cpu(peers) - used
     mean = (len(peers) + 1) / 2
     assert all(answer["counted"] == len(peers) for answer in answers), "not all are in the mean"
     assert all(abs(answer["value"] - mean) < 1e-5 * mean for answer in answers), "it is not the mean"
+    used = sum(answer["cpu"] for answer in answers)
     return max(answer["ended"] for answer in answers) - min(answer["began"] for answer in answers), used

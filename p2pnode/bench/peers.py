@@ -13,8 +13,8 @@ from random import Random
 import trio
 
 from p2pnode.bench.launch import LOOPBACK
-from p2pnode.config import Deadlines
 from p2pnode.config import Membership as Timing
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import View
 from p2pnode.identity.keys import Key

@@ -32,10 +32,10 @@ from functools import partial
 import trio
 from attrs import evolve
 
-from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
 from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
+from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
 from p2pnode.gossip.transfer import Room, Transfer
 from p2pnode.gossip.view import Member
 from p2pnode.ports import Network, PeerId, Shared, Stream
@@ -86,7 +86,7 @@ class Exchanger:
         publish: takes events.
         fault: counts a peer's fault.
         suspect: has it looked at whether a peer is still there; `member` knows it no more when it is not.
-        deadlines: how long a peer may take.
+        deadlines: how long each peer may take.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Exchanger:
                 if self.slot.busy or self.slot.waiting or self.slot.closed or self.slot.gate.shut:
                     return Result.WITHDRAWN
                 self._offers += 1
-                offer = self._offer(agenda, self._incarnation, partner.incarnation)
+                offer = self._offer(agenda, partner.peer, self._incarnation, partner.incarnation)
                 reply = await self._ask(stream, offer)
                 if reply is None:
                     return Result.WITHDRAWN
@@ -144,7 +144,7 @@ class Exchanger:
     async def serve(self, stream: Stream) -> None:
         """Answer one offer, or one question for an outcome. A broken link ends it quietly."""
         try:
-            async with _timed(self._deadlines.of(), "no offer"):
+            async with at_most(self._deadlines.first(), "no offer"):
                 question = await receive(stream, Offer, AskOutcome)
             if isinstance(question, AskOutcome):
                 await send(stream, Outcome(self._outcome(question.exchange)))
@@ -181,7 +181,7 @@ class Exchanger:
         try:
             await send(stream, offer)  # outside of the scope: a write must not be cut in half
             with waiting:
-                async with _timed(self._deadlines.of(), "no answer to an offer"):
+                async with self._deadlines.within(stream.peer, Wait.ANSWER, "no answer to an offer"):
                     reply = await receive(stream, Accept, Decline)
         finally:
             self.slot.waiting = None
@@ -194,9 +194,8 @@ class Exchanger:
         started = trio.current_time()
         self.slot.pending = offer.exchange
         try:
-            # A quarter sooner than the acceptor's, which so hears in time that ours was up.
-            deadline = self._deadlines.of(2 * offer.size) - self._deadlines.patience / 4
-            async with _timed(deadline, "its snapshot did not arrive"):
+            # A quarter sooner than the acceptor's time, which so hears soon enough that ours was up.
+            async with at_most(0.75 * self._granted(offer, accept), "its snapshot did not arrive"):
                 mine = self._invitation(stream, offer) if accept.direct else b""
                 await send(stream, Begin(mine))
                 taken = await self._swap(stream, offer, mine, accept.direct)
@@ -212,14 +211,14 @@ class Exchanger:
             self._complete(stream.peer, offer, agenda, accept.counted, started, initiator=True)
             return Result.COMPLETED
         except (LinkError, PeerFault) as error:
-            self._aborted(stream.peer, offer, str(error))
+            self._broken(stream.peer, offer, error)
             raise
         finally:
             self.slot.pending = b""
             self.model.drop()
 
     async def _commit(self, stream: Stream) -> None:
-        with trio.move_on_after(self._deadlines.of()):
+        with trio.move_on_after(self._deadlines.first()):
             await _quietly(send(stream, Commit()))
 
     async def _await_ready(self, stream: Stream) -> str:
@@ -241,13 +240,14 @@ class Exchanger:
         member = self._member(initiator)
         if member is None:
             return Decline(Reason.STRANGER, AGAIN)
-        own = self._offer(self.agenda, member.incarnation, self._incarnation)
+        own = self._offer(self.agenda, initiator, member.incarnation, self._incarnation)
         return answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
 
     async def _accept(self, stream: Stream, offer: Offer, agenda: Agenda, accept: Accept) -> None:
         started = trio.current_time()
-        deadline = started + self._deadlines.of(2 * offer.size)
-        async with _timed(deadline - started, "did not begin"):
+        granted = self._granted(offer, accept)
+        deadline = started + granted
+        async with at_most(granted, "did not begin"):
             mine = self._invitation(stream, offer)
             await send(stream, evolve(accept, direct=mine))
             begin = await receive(stream, Begin, Withdraw)
@@ -255,10 +255,10 @@ class Exchanger:
                 return
         committed: bool | None = None
         try:
-            async with _timed(deadline - trio.current_time(), "its snapshot did not arrive"):
+            async with at_most(deadline - trio.current_time(), "its snapshot did not arrive"):
                 taken = await self._swap(stream, offer, mine, begin.direct)
             with trio.move_on_at(deadline):
-                committed = await self._decision(stream, offer)
+                committed = await self._decision(stream, offer, granted / 4)
             if committed:
                 with trio.CancelScope(shield=True):
                     await self.model.apply(taken, offer.weight)
@@ -268,14 +268,14 @@ class Exchanger:
             else:
                 self._aborted(stream.peer, offer, "the initiator aborted")
         except (LinkError, PeerFault) as error:
-            self._aborted(stream.peer, offer, str(error))
+            self._broken(stream.peer, offer, error)
             raise
         finally:
             self.model.drop()
 
-    async def _decision(self, stream: Stream, offer: Offer) -> bool | None:
+    async def _decision(self, stream: Stream, offer: Offer, patience: float) -> bool | None:
         """Say `ready`, and learn whether the initiator committed; None when it is gone."""
-        with trio.move_on_after(self._deadlines.patience / 4):
+        with trio.move_on_after(patience):
             try:
                 await send(stream, Ready())
                 return isinstance(await receive(stream, Commit, Abort), Commit)
@@ -303,7 +303,7 @@ class Exchanger:
     @asynccontextmanager
     async def _conversation(self, peer: PeerId) -> AsyncIterator[Stream]:
         """A new stream to `peer`: closed in good order, or reset on the way out of trouble."""
-        async with _timed(self._deadlines.of(), "did not take a stream"):
+        async with self._deadlines.within(peer, Wait.ANSWER, "did not take a stream"):
             stream = await self._network.open(peer, PROTOCOL)
         try:
             yield stream
@@ -348,17 +348,23 @@ class Exchanger:
             self.slot.busy = False
             self.slot.free.set()
 
-    def _offer(self, agenda: Agenda, initiator: int, acceptor: int) -> Offer:
+    def _granted(self, offer: Offer, accept: Accept) -> float:
+        """Seconds for the exchange: what both agreed on, within reason."""
+        return min(accept.seconds, self._deadlines.longest(2 * offer.size))
+
+    def _offer(self, agenda: Agenda, partner: PeerId, initiator: int, acceptor: int) -> Offer:
         ids = (initiator, acceptor, self._offers)
+        size = max(sum(self.model.payload), sum(self.model.expected))
         return Offer(
             exchange=b"".join(number.to_bytes(8, "big") for number in ids),
             layout=self.model.layout,
             round=self.model.round,
             weight=agenda.weight,
-            size=max(sum(self.model.payload), sum(self.model.expected)),
+            size=size,
             members=agenda.members,
             step=agenda.step,
             counted=agenda.counted,
+            seconds=self._deadlines.of(partner, Wait.EXCHANGE, 2 * size),
         )
 
     def _outcome(self, exchange: bytes) -> str:
@@ -382,19 +388,16 @@ class Exchanger:
             agenda.counted = union(agenda.counted, counted)
         agenda.done.set()
         seconds = trio.current_time() - started
+        self._deadlines.took(peer, Wait.EXCHANGE, seconds, 2 * offer.size)
         self._publish(ExchangeCompleted(peer, offer.exchange.hex(), initiator, offer.size, seconds))
+
+    def _broken(self, peer: PeerId, offer: Offer, error: LinkError | PeerFault) -> None:
+        if isinstance(error, PeerFault) and error.fault is Fault.STALLED:
+            self._deadlines.missed(peer, Wait.EXCHANGE)
+        self._aborted(peer, offer, str(error))
 
     def _aborted(self, peer: PeerId, offer: Offer, reason: str) -> None:
         self._publish(ExchangeAborted(peer, offer.exchange.hex(), reason))
-
-
-@asynccontextmanager
-async def _timed(seconds: float, complaint: str) -> AsyncIterator[None]:
-    """A deadline for a peer. Past it, it has stalled."""
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise PeerFault(Fault.STALLED, f"{complaint} within {seconds:.1f} s")
 
 
 async def _quietly(sending: Awaitable[None]) -> None:

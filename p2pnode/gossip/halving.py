@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from p2pnode.config import Deadlines
 from p2pnode.errors import Fault, PeerFault
 from p2pnode.gossip.agenda import Agenda
 from p2pnode.gossip.exchange import Exchanger
@@ -128,7 +127,6 @@ class Halving:
     parts: Parts
     exchanger: Exchanger
     membership: Membership
-    deadlines: Deadlines
     sketch: Callable[[Vector], Awaitable[bytes]]
     _word: bytes = field(init=False)
 
@@ -162,7 +160,7 @@ class Halving:
             agenda = Agenda(1.0, self.digest, step.number, self.members[step.partner])
             size = sum(self.parts.payload) + sum(self.parts.expected)
             # The partner may have had steps in between that this node rested in.
-            seconds = 3 * (step.number - last) * self.deadlines.of(2 * size)
+            seconds = 3 * (step.number - last) * self.membership.deadlines.first(2 * size)
             last = step.number
             met = await meet(self.exchanger, self.membership, agenda, self.members[step.partner], seconds)
             if not met and (step.adds or self.parts.expected):
@@ -176,7 +174,7 @@ class Halving:
     async def _all_have_it(self, mean: Vector, nursery: trio.Nursery) -> bool:
         self.membership.standing.sketch = await self.sketch(mean)
         nursery.start_soon(self.membership.greet_all)
-        patience = 6 * self.deadlines.of(2 * mean.nbytes)
+        patience = 6 * self.membership.deadlines.first(2 * mean.nbytes)
         await until(self.membership, lambda _: self._given_up() or self._taken_over(), patience)
         if not self._taken_over():  # one may just be settled, and then this node has to be, too
             await self.membership.greet_all()

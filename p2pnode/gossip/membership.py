@@ -6,10 +6,17 @@ refused to everybody else. Members are greeted again every few seconds, which is
 silence is noticed, and the addresses in hellos are how a node that knows one member comes to know
 all. Addresses are hints: only the peer who holds the key can answer there.
 
+A member that misses a hello is suspected: no partner until it answers again. A few other members are
+asked whether it answers them, as in SWIM (Das, Gupta and Motivala, DSN 2002): if so, only the way between
+us is bad, and it is lost later. Who was lost must answer a greeting before it is a member again: its own
+hellos prove one direction only.
+
 Two processes with one key: the later incarnation wins. Whoever knows of it answers the earlier one
 with the later one's own signed word, so that nobody can talk a node into stopping.
 """
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -17,56 +24,35 @@ from random import Random
 import trio
 from trio import TaskStatus
 
-from p2pnode.config import Deadlines
 from p2pnode.config import Membership as Timing
-from p2pnode.errors import Fault, LinkError, PeerFault, UserError
+from p2pnode.errors import Fault, LinkError, PeerFault
 from p2pnode.events import Event, PeerAlive, PeerFaulted, PeerLost
-from p2pnode.gossip.view import Stage, View, hints, member_of
-from p2pnode.identity.admission import admit
-from p2pnode.identity.keys import Key, public_of, verify
+from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
+from p2pnode.gossip.standing import VERSION, Standing, Superseded, check, claim
+from p2pnode.gossip.view import Member, View, hints, member_of
+from p2pnode.identity.keys import Key, verify
 from p2pnode.identity.manifest import Manifest
 from p2pnode.ports import Network, PeerAddress, PeerId, Stream
-from p2pnode.wire.messages import Goodbye, Hello, Refused, receive, send
+from p2pnode.wire.messages import Goodbye, Hello, Probe, Probed, Refused, receive, send
+
+_log = logging.getLogger(__name__)
 
 PROTOCOL = "/p2pnode/hello/1"
-VERSION = 1
+
+WITNESSES = 3
+"""Members that are asked about one who does not answer: as many as in SWIM."""
+
+PATIENCE = 3
+"""Times as many hellos may fail when a witness says that the peer lives."""
+
+SUCCESSORS = 4
+"""Reserves that are greeted at a time: most of them may be dead."""
+
+BUSY = 16
+"""Members from which on each is greeted less often, so that all greetings cost the same."""
 
 FAREWELL = 2.0
 """Seconds for goodbyes: some of the others may be leaving too, and answer no more."""
-
-
-DAY = 86_400_000
-"""In milliseconds, which incarnations are the time in."""
-
-
-class Superseded(UserError):
-    """Another process with this node's key has started later: in `incarnation`."""
-
-    def __init__(self, incarnation: int, own: int) -> None:
-        line = (
-            "another node has been started with this node's key, so this one stops; "
-            "give each node a --data-dir of its own"
-        )
-        if (days := (incarnation - own) // DAY) > 0:
-            line += f" (by its clock {days} days later: if that was wrong and it has ended, start this again)"
-        super().__init__(line)
-        self.incarnation = incarnation
-
-
-@dataclass
-class Standing:
-    """What a node says of itself in its hellos. The node's other parts keep it up to date."""
-
-    stage: Stage = Stage.NEWCOMER
-    round: int = 0
-    layout: bytes = b""
-    members: bytes = b""
-    sketch: bytes = b""
-
-
-def claim(swarm: bytes, incarnation: int) -> bytes:
-    """What the holder of a key signs about its incarnation."""
-    return b"p2pnode incarnation\0" + swarm + incarnation.to_bytes(8, "big")
 
 
 @dataclass
@@ -90,6 +76,7 @@ class Membership:
         self._proof = self.key.sign(claim(self.swarm, self.incarnation))
         self._greeting: dict[PeerId, trio.CancelScope] = {}
         self._suspected: set[PeerId] = set()
+        self._yielded = -math.inf  # when a member last made room for a stranger
         self._hellos = 0
         self._nursery: trio.Nursery | None = None
 
@@ -100,49 +87,74 @@ class Membership:
             self.network.serve(PROTOCOL, self.serve)
             task_status.started()
             try:
-                await trio.sleep_forever()
+                while True:
+                    await trio.sleep(self.random.uniform(0.5, 1.5) * self.timing.interval)
+                    self._replenish()
             finally:
                 self._nursery = None  # hellos are answered to the end, but nobody is greeted any more
 
-    def found(self, peer: PeerAddress) -> None:
-        """Somebody says that `peer` is in this swarm: greet it, unless it is known or greeted now."""
-        if peer.peer == self.network.me or not (peer.peer in self.view or self._worth_meeting(peer.peer)):
-            return
-        self.network.learn(peer)
-        if self._nursery is not None and peer.peer not in self._greeting:
-            scope = self._greeting[peer.peer] = trio.CancelScope()
-            self._nursery.start_soon(self._keep_greeting, peer.peer, scope)
+    # --- whom to greet ---
 
-    def _worth_meeting(self, stranger: PeerId) -> bool:
-        """Not when told about more peers than a view holds: somebody floods us, or the swarm is large."""
-        crowded = self.view.full() or len(self._greeting) >= 2 * self.view.limit
-        return not crowded and not self.view.avoided(stranger, trio.current_time())
+    def found(self, peer: PeerAddress) -> None:
+        """Somebody says that `peer` is in this swarm: greet it, or keep it in reserve."""
+        if peer.peer == self.network.me:
+            return
+        known = peer.peer in self.view
+        if not known and self.view.left_alone(peer.peer, trio.current_time()):
+            return
+        if known or self._room() > 0:
+            self.network.learn(peer)
+            self._begin(peer.peer)
+        else:
+            self.view.reserve(peer, self.random)
+
+    def _begin(self, peer: PeerId) -> None:
+        if self._nursery is not None and peer not in self._greeting:
+            scope = self._greeting[peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep_greeting, peer, scope)
+
+    def _room(self) -> int:
+        """How many more may be greeted: about so many are missing in the view."""
+        strangers = sum(peer not in self.view for peer in self._greeting)
+        return self.view.limit - len(self.view) - strangers
+
+    def _replenish(self) -> None:
+        """Greet some of the reserves where members are missing."""
+        for peer in self.view.successors(min(self._room(), SUCCESSORS), trio.current_time(), self.random):
+            self.found(peer)
 
     async def greet(self, peer: PeerId) -> None:
         """Say hello to `peer` once.
 
         Raises:
             LinkError: it could not be reached.
-            PeerFault: it broke the protocol, or is not of this swarm.
+            PeerFault: it did not answer in time, broke the protocol, or is not of this swarm.
             Superseded: it proved that another process with our key started later.
         """
-        with trio.fail_after(self.deadlines.of()):
+        answer = await self._ask(peer, self._hello(peer, agreed=True))
+        if isinstance(answer, Refused):
+            self._refused(answer)
+        elif isinstance(answer, Hello):
+            self._heard(peer, answer, answered=True)
+
+    async def _ask(self, peer: PeerId, question: Hello | Probe) -> Hello | Refused | Probed:
+        async with self.deadlines.within(peer, Wait.ANSWER, "no answer to a hello"):
             stream = await self.network.open(peer, PROTOCOL)
             try:
-                await send(stream, self._hello(peer))
-                answer = await receive(stream, Hello, Refused)
+                await send(stream, question)
+                if isinstance(question, Probe):
+                    answer: Hello | Refused | Probed = await receive(stream, Probed)
+                else:
+                    answer = await receive(stream, Hello, Refused)
                 await stream.close()
             except BaseException:
                 await stream.reset()
                 raise
-        if isinstance(answer, Refused):
-            self._refused(answer)
-        else:
-            self._heard(peer, answer)
+        return answer
 
     def suspect(self, peer: PeerId) -> None:
-        """An exchange with `peer` failed: look at once whether it is still there."""
-        if self._nursery is not None and peer not in self._suspected:
+        """Something failed with `peer`: look at once whether it is still there."""
+        if self._nursery is not None and peer in self.view and peer not in self._suspected:
             self._suspected.add(peer)
             self._nursery.start_soon(self._check, peer)
 
@@ -154,33 +166,45 @@ class Membership:
 
     async def say_goodbye(self) -> None:
         """Tell the members that this node leaves. They need not answer."""
+        with trio.move_on_after(FAREWELL):
+            async with trio.open_nursery() as nursery:
+                for member in self.view.all():
+                    nursery.start_soon(self._tell, member.peer, Goodbye(stays=False))
 
-        async def tell(peer: PeerId) -> None:
+    async def _tell(self, peer: PeerId, goodbye: Goodbye) -> None:
+        with trio.move_on_after(FAREWELL):
             try:
                 stream = await self.network.open(peer, PROTOCOL)
-                await send(stream, Goodbye())
+                await send(stream, goodbye)
                 await stream.close()
             except LinkError:
                 return  # it will notice by itself
 
-        with trio.move_on_after(FAREWELL):
-            async with trio.open_nursery() as nursery:
-                for member in self.view.all():
-                    nursery.start_soon(tell, member.peer)
+    # --- the answering side ---
 
     async def serve(self, stream: Stream) -> None:
         """Answer one hello."""
         try:
-            with trio.fail_after(self.deadlines.of()):
-                question = await receive(stream, Hello, Goodbye)
-                if isinstance(question, Goodbye):
-                    self.lose(stream.peer, "goodbye")
-                else:
+            async with at_most(self.deadlines.first(), "no hello"):
+                question = await receive(stream, Hello, Goodbye, Probe)
+                if isinstance(question, Hello):
                     await send(stream, self._answer(stream.peer, question))
+            if isinstance(question, Goodbye):
+                self.lose(stream.peer, "elsewhere" if question.stays else "goodbye")
+            elif isinstance(question, Probe):
+                await send(stream, Probed(await self._vouch(stream.peer, PeerId(question.peer))))
         except PeerFault as error:
             self.fault(stream.peer, error)
-        except trio.TooSlowError:
-            self.fault(stream.peer, PeerFault(Fault.STALLED, "no hello"))
+
+    async def _vouch(self, asker: PeerId, peer: PeerId) -> bool:
+        """Whether `peer` answers us; only a member is told, of members only, and one at a time."""
+        if asker not in self.view or peer not in self.view or peer in self._suspected:
+            return False
+        self._suspected.add(peer)
+        try:
+            return await self._try_greeting(peer)
+        finally:
+            self._suspected.discard(peer)
 
     def fault(self, peer: PeerId, error: PeerFault) -> None:
         """Count a peer's fault. The node goes on."""
@@ -189,50 +213,65 @@ class Membership:
 
     def lose(self, peer: PeerId, reason: str) -> None:
         """Take a peer out of the view."""
+        member = self.view.get(peer)
         if self.view.remove(peer):
             self.publish(PeerLost(peer, reason))
             self._change()
+        if reason != "goodbye" and member is not None:
+            self.view.reserve(PeerAddress(peer, member.addresses), self.random)
+        if reason == "silent":
+            self.view.unreached(peer, trio.current_time(), self.random)
         if reason != "silent" and peer in self._greeting:
             self._greeting[peer].cancel()
+        self._replenish()
 
     def _answer(self, peer: PeerId, hello: Hello) -> Hello | Refused:
         known = self.view.get(peer)
         if known is not None and known.incarnation > hello.incarnation:
             return Refused("superseded", known.incarnation, known.proof)
         try:
-            self._heard(peer, hello)
+            self._heard(peer, hello, answered=False)
         except PeerFault as error:
             self.fault(peer, error)
             return Refused(str(error)[:200], 0, b"")
-        return self._hello(peer)
+        return self._hello(peer, agreed=peer in self.view)
 
-    def _heard(self, peer: PeerId, hello: Hello) -> None:
-        """Take in what a peer said, if it belongs here."""
-        if hello.version != VERSION:
-            raise PeerFault(Fault.WRONG_VERSION, f"speaks version {hello.version}, this node {VERSION}")
-        if hello.swarm != self.swarm:
-            raise PeerFault(Fault.WRONG_SWARM, f"is in swarm {hello.swarm.hex()[:16]}…")
-        try:
-            public = public_of(peer)
-        except ValueError as error:
-            raise PeerFault(Fault.NOT_ADMITTED, "its id holds no Ed25519 key") from error
-        if not verify(public, hello.proof, claim(self.swarm, hello.incarnation)):
-            raise PeerFault(Fault.FALSE_CLAIM, "did not sign its incarnation")
-        if self.standing.layout and hello.layout and hello.layout != self.standing.layout:
-            raise PeerFault(Fault.WRONG_LAYOUT, "shares other parameters, or by another rule or codec")
-        if self.manifest is not None and not admit(self.manifest, peer, hello.credential):
-            raise PeerFault(
-                Fault.NOT_ADMITTED, f"its credential does not satisfy {self.manifest.admission.policy}"
-            )
+    def _heard(self, peer: PeerId, hello: Hello, *, answered: bool) -> None:
+        """Take in what a peer said, if it belongs here; `answered` when it did so to a greeting of ours."""
+        check(peer, hello, self.swarm, self.standing.layout, self.manifest)
         known = self.view.get(peer)
         if known is not None and (known.incarnation, known.serial) > (hello.incarnation, hello.serial):
             return  # overtaken by a later word of the same peer
-        if self.view.put(member_of(peer, hello, trio.current_time())):
-            self.publish(PeerAlive(peer, hello.round))
+        address = PeerAddress(peer, hello.addresses)
+        if known is not None and not hello.member:
+            self.lose(peer, "elsewhere")
+        elif known is not None or (hello.member and self._admits(peer, hello, answered)):
+            self._take_in(member_of(peer, hello, trio.current_time()))
+        else:
+            self.view.reserve(address, self.random)
+        for told in (address, *hints(hello)):
+            self.found(told)
+
+    def _take_in(self, member: Member) -> None:
+        if self.view.put(member):
+            self.publish(PeerAlive(member.peer, member.round))
         self._change()
-        self.found(PeerAddress(peer, hello.addresses))
-        for hint in hints(hello):
-            self.found(hint)
+
+    def _admits(self, peer: PeerId, hello: Hello, answered: bool) -> bool:
+        """Whether a stranger may become a member, if need be in the place of one who then hears of it."""
+        now = trio.current_time()
+        if not answered and self.view.silent(peer, now):
+            self._begin(peer)  # it reaches us; whether we reach it is to be seen
+            return False
+        if not self.view.full():
+            return True
+        parting = self.view.yields(hello.known, self.random)
+        if parting is None or now - self._yielded < self.timing.interval or self._nursery is None:
+            return False
+        self._yielded = now
+        self.lose(parting.peer, "elsewhere")
+        self._nursery.start_soon(self._tell, parting.peer, Goodbye(stays=True))
+        return True
 
     def _refused(self, answer: Refused) -> None:
         proven = verify(self.key.public, answer.proof, claim(self.swarm, answer.incarnation))
@@ -240,7 +279,7 @@ class Membership:
             raise Superseded(answer.incarnation, self.incarnation)
         raise PeerFault(Fault.WRONG_SWARM, f"refused our hello: {answer.reason}")
 
-    def _hello(self, receiver: PeerId) -> Hello:
+    def _hello(self, receiver: PeerId, *, agreed: bool) -> Hello:
         standing = self.standing
         self._hellos += 1
         return Hello(
@@ -256,6 +295,8 @@ class Membership:
             sketch=standing.sketch,
             credential=b"",
             addresses=self.network.addresses[:8],
+            known=len(self.view),
+            member=agreed,
             peers=self.view.gossip(receiver, self.random),
         )
 
@@ -263,18 +304,51 @@ class Membership:
         self.changed.set()
         self.changed = trio.Event()
 
+    # --- keeping in touch ---
+
     async def _try_greeting(self, peer: PeerId) -> bool:
         """Greet once, and lose the peer when it has missed too many hellos; whether it answered."""
         try:
             await self.greet(peer)
-        except (LinkError, trio.TooSlowError):
-            if self.view.missed(peer) >= self.timing.misses:
-                self.lose(peer, "silent")
+        except LinkError:
+            await self._missed(peer)
             return False
         except PeerFault as error:
-            self.fault(peer, error)
+            if error.fault is Fault.STALLED:  # it may have died, which is no fault
+                await self._missed(peer)
+            else:
+                self.fault(peer, error)
             return False
         return True
+
+    async def _missed(self, peer: PeerId) -> None:
+        misses = self.view.missed(peer)
+        if not misses:
+            self.view.unreached(peer, trio.current_time(), self.random)
+            return
+        self._change()
+        if misses < self.timing.misses:
+            return
+        if misses >= PATIENCE * self.timing.misses or not await self._lives(peer):
+            self.lose(peer, "silent")
+
+    async def _lives(self, peer: PeerId) -> bool:
+        """Whether any of a few other members says that `peer` answers it."""
+        others = [member.peer for member in self.view.partners(trio.current_time()) if member.peer != peer]
+        found = False
+
+        async def ask(witness: PeerId) -> None:
+            nonlocal found
+            try:
+                answer = await self._ask(witness, Probe(peer))
+                found = found or (isinstance(answer, Probed) and answer.alive)
+            except (LinkError, PeerFault) as error:
+                _log.debug("%s knows nothing of %s: %s", witness, peer, error)
+
+        async with trio.open_nursery() as nursery:
+            for witness in self.random.sample(others, min(WITNESSES, len(others))):
+                nursery.start_soon(ask, witness)
+        return found
 
     async def _check(self, peer: PeerId) -> None:
         while peer in self.view and not await self._try_greeting(peer):  # noqa: ASYNC110 - asks a peer
@@ -285,7 +359,16 @@ class Membership:
         """Greet a peer for as long as it answers. Whoever is found again later starts anew."""
         with scope:
             await trio.sleep(self.random.uniform(0, self.timing.jitter))
-            while await self._try_greeting(peer) or peer in self.view:  # noqa: ASYNC110 - asks a peer
-                await trio.sleep(self.random.uniform(0.5, 1.5) * self.timing.interval)
+            while True:
+                answered = await self._try_greeting(peer)
+                if peer not in self.view:
+                    break
+                await trio.sleep(self.random.uniform(0.5, 1.5) * self._pause())
+            if answered:
+                self.view.declined(peer, trio.current_time(), self.random)
         if self._greeting.get(peer) is scope:
             del self._greeting[peer]
+
+    def _pause(self) -> float:
+        """Seconds between two hellos to one member."""
+        return self.timing.interval * max(1.0, len(self.view) / BUSY)

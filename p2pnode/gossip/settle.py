@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from p2pnode.config import Deadlines, Finish
+from p2pnode.config import Finish
 from p2pnode.gossip.agenda import Agenda
 from p2pnode.gossip.exchange import Exchanger
 from p2pnode.gossip.halving import Halving, Parts
@@ -105,7 +105,6 @@ class Settling:
     exchanger: Exchanger
     membership: Membership
     finish: Finish
-    deadlines: Deadlines
     compute: Compute
     large: int = LARGE
     _anew: bool = field(default=False, init=False)  # a first attempt has failed, here or elsewhere
@@ -165,7 +164,6 @@ class Settling:
             parts=parts,
             exchanger=self.exchanger,
             membership=self.membership,
-            deadlines=self.deadlines,
             sketch=self._sketch,
         )
         return await halving.run(nursery)
@@ -191,7 +189,7 @@ class Settling:
             return all(member.members == standing.members for member in others)
 
         # It takes two deadlines to lose a member that has frozen. Who goes on before parts the list.
-        await until(self.membership, agreed, 3 * self.deadlines.of())
+        await until(self.membership, agreed, 3 * self.membership.deadlines.first())
         return sorted([self.me, *(m.peer for m in proposal() if m.members == standing.members)])
 
     def _digest(self, others: Sequence[Member], *, anew: bool = False) -> bytes:
@@ -223,7 +221,7 @@ class Settling:
 
     async def _average(self, members: Sequence[PeerId]) -> int:
         """Walk through the schedule; how many members the result contains."""
-        seconds = 3 * self.deadlines.of(2 * sum(self.model.payload))
+        seconds = 3 * self.membership.deadlines.first(2 * sum(self.model.payload))
         for step, partner, weight in edges_of(self.me, members):
             before = self.exchanger.agenda
             agenda = Agenda(weight, before.members, step, partner, before.counted)

@@ -2,13 +2,16 @@
 
 `/p2pnode/state/1`: `Fetch` names the manifest or the model and an offset; `Content` answers with its
 SHA-256, its size and the donor's round, and the bytes from that offset follow. A transfer that broke
-goes on where it stopped as long as the donor still has that very content.
+goes on where it stopped as long as the donor still has that very content. When a donor has gone for good,
+another one's model fills the rest: models of one swarm are so near each other that parts of two fit
+together, and of a large one over a slow line a part may have taken an hour.
 
 The manifest needs no trust: its hash is the swarm id. The model does. A newcomer asks two donors and
 then believes whichever set of parameters has the lowest loss on its own rows, its own start included.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from p2pnode.config import Deadlines
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
+from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
 from p2pnode.gossip.membership import Membership
-from p2pnode.gossip.view import Stage, View
+from p2pnode.gossip.view import Member, Stage
 from p2pnode.identity.manifest import Manifest, parse_canonical
 from p2pnode.ports import Compute, Model, Network, PeerId, Stream
 from p2pnode.wire.messages import Content, Fetch, receive, send
@@ -59,17 +62,16 @@ class Donor:
     async def serve(self, stream: Stream) -> None:
         """Answer one fetch. A broken link ends it quietly."""
         try:
-            with trio.fail_after(self.deadlines.of()):
+            async with at_most(self.deadlines.first(), "no fetch"):
                 question = await receive(stream, Fetch)
             if not self.known(stream.peer):
                 raise PeerFault(Fault.UNEXPECTED, "asks for state before its hello")
             content, digest, round = await self._choose(question)
-            offset = question.offset if question.digest == digest and question.offset <= len(content) else 0
-            with trio.fail_after(self.deadlines.of(len(content))):
+            mine = question.digest in (digest, b"") and question.offset <= len(content)
+            offset = question.offset if mine else 0
+            async with self.deadlines.within(stream.peer, Wait.STATE, "does not take it", len(content)):
                 await send(stream, Content(digest, len(content), offset, round))
                 await stream.send(content[offset:])
-        except trio.TooSlowError:
-            self.fault(stream.peer, PeerFault(Fault.STALLED, "fetches too slowly"))
         except PeerFault as error:
             self.fault(stream.peer, error)
 
@@ -87,39 +89,54 @@ class Donor:
         return self._content, self._digest, self._round
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """Content whose hash is right. `round` is the donor's."""
-
-    content: bytearray
-    round: int
-
-
 @dataclass
-class _Partial:
-    """What has arrived of a content so far."""
+class Arrival:
+    """What has come of a content, from one donor or, of a model, from several.
+
+    Attributes:
+        content: as long as all of it.
+        arrived: bytes of it that are there.
+        digest: SHA-256 of the whole, as the donor named it; empty before.
+        round: the donor's; of several, the lowest.
+        mixed: it is of several donors, whose models differ.
+    """
 
     content: bytearray = field(default_factory=bytearray)
     arrived: int = 0
     digest: bytes = b""
+    round: int = 0
+    mixed: bool = False
+
+    def hand_over(self) -> None:
+        """Its donor has gone: another may send the rest of its own."""
+        self.mixed, self.digest = self.arrived > 0, b""
 
 
 async def fetch(
-    network: Network, donor: PeerId, what: str, deadlines: Deadlines, *, least: int, most: int
-) -> Fetched:
+    network: Network,
+    donor: PeerId,
+    what: str,
+    deadlines: Deadlines,
+    *,
+    least: int,
+    most: int,
+    begun: Arrival | None = None,
+) -> Arrival:
     """Fetch the manifest or the model from `donor`, resuming where a broken transfer stopped.
+
+    It must have `least` bytes, and may have `most`. What another donor has sent of it, `begun`, is completed.
 
     Raises:
         LinkError: the donor cannot be reached, or its transfers keep breaking.
         PeerFault: it stalls, or sends something of another size or hash than it should.
     """
-    partial = _Partial()
+    arrival = begun or Arrival()
     for attempt in range(RESUMES + 1):
         try:
-            with trio.fail_after(deadlines.of(most)):
+            async with deadlines.within(donor, Wait.STATE, f"its {what} did not arrive", most):
                 stream = await network.open(donor, PROTOCOL)
                 try:
-                    round = await _go_on(stream, what, partial, least, most)
+                    await _go_on(stream, what, arrival, least, most)
                     await stream.close()
                 except BaseException:
                     await stream.reset()
@@ -127,31 +144,31 @@ async def fetch(
         except Disconnected:
             if attempt == RESUMES:
                 raise
-        except trio.TooSlowError as error:
-            raise PeerFault(Fault.STALLED, f"did not deliver its {what}") from error
         else:
-            if hashlib.sha256(partial.content).digest() != partial.digest:
+            if not arrival.mixed and hashlib.sha256(arrival.content).digest() != arrival.digest:
                 raise PeerFault(Fault.FALSE_CLAIM, f"its {what} does not have the hash it named")
-            return Fetched(partial.content, round)
+            return arrival
     raise AssertionError("unreachable")
 
 
-async def _go_on(stream: Stream, what: str, partial: _Partial, least: int, most: int) -> int:
-    """Receive the rest of `partial`, or another content from its beginning; the donor's round."""
-    await send(stream, Fetch(what, partial.digest, partial.arrived))
+async def _go_on(stream: Stream, what: str, arrival: Arrival, least: int, most: int) -> None:
+    """Receive the rest, or another content from its beginning."""
+    await send(stream, Fetch(what, arrival.digest, arrival.arrived))
     head = await receive(stream, Content)
     if not least <= head.size <= most:
         raise PeerFault(Fault.OVERSIZED, f"a {what} of {head.size} bytes")
     if head.offset == 0:
-        partial.content, partial.arrived, partial.digest = bytearray(head.size), 0, head.digest
-    rest = (partial.arrived, partial.digest, len(partial.content))
+        arrival.content, arrival.arrived, arrival.mixed = bytearray(head.size), 0, False
+        arrival.digest, arrival.round = head.digest, head.round
+    elif arrival.mixed and not arrival.digest:
+        arrival.digest, arrival.round = head.digest, min(arrival.round, head.round)
+    rest = (arrival.arrived, arrival.digest, len(arrival.content))
     if (head.offset, head.digest, head.size) != rest:
         raise PeerFault(Fault.FALSE_CLAIM, f"goes on with another {what} than it began")
-    while partial.arrived < head.size:
-        piece = memoryview(partial.content)[partial.arrived : partial.arrived + PIECE]
+    while arrival.arrived < head.size:
+        piece = memoryview(arrival.content)[arrival.arrived : arrival.arrived + PIECE]
         await stream.receive_into(piece)
-        partial.arrived += len(piece)
-    return head.round
+        arrival.arrived += len(piece)
 
 
 async def fetch_manifest(membership: Membership, swarm_id: str) -> Manifest:
@@ -171,13 +188,7 @@ async def fetch_manifest(membership: Membership, swarm_id: str) -> Manifest:
             await changed.wait()
 
 
-async def catch_up(
-    network: Network,
-    view: View,
-    model: Model,
-    deadlines: Deadlines,
-    fault: Callable[[PeerId, PeerFault], None],
-) -> PeerId | None:
+async def catch_up(membership: Membership, model: Model) -> PeerId | None:
     """Take the model of one of two donors, where that is better than our own; whose it was.
 
     A donor that fails is made up for by another.
@@ -186,29 +197,49 @@ async def catch_up(
     does not repeat the rounds it missed, and one liar cannot make it skip those still to come.
     Nobody is late for those who have finished no round by now, however fast they begin.
     """
-    members = sorted(view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
+    members = sorted(membership.view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
     donors = [m for m in members if m.stage >= Stage.TRAINING and m.round > 0]
     size = (await model.vector()).nbytes
     best, chosen = await model.loss(), None
     vector: npt.NDArray[np.float32] | None = None
     rounds: list[int] = []
+    begun = Arrival()
     for donor in donors:
         if len(rounds) == 2:
             break
+        mixed = begun.mixed
         try:
-            fetched = await fetch(network, donor.peer, "model", deadlines, least=size, most=size)
-            offered = np.frombuffer(fetched.content, np.float32)
-            if not np.isfinite(offered).all():
-                raise PeerFault(Fault.NOT_FINITE, "gives away parameters with NaN or infinity")
+            offered, loss = await _judged(membership, donor, model, size, begun)
+            if mixed and not loss < best:  # one of two has sent nonsense, and perhaps not this one
+                begun = Arrival()
+                offered, loss = await _judged(membership, donor, model, size, begun)
         except LinkError:
+            membership.suspect(donor.peer)
+            begun.hand_over()
             continue
         except PeerFault as error:
-            fault(donor.peer, error)
+            membership.fault(donor.peer, error)
+            begun = Arrival()
             continue
-        loss = await model.loss(offered)
-        rounds.append(fetched.round)
+        rounds.append(begun.round)
+        begun = Arrival()
         if loss < best:
             best, chosen, vector = loss, donor.peer, offered
     if rounds:
         await model.jump(max(model.round, min(rounds)), vector)
     return chosen
+
+
+async def _judged(
+    membership: Membership, donor: Member, model: Model, size: int, begun: Arrival
+) -> tuple[npt.NDArray[np.float32], float]:
+    """The donor's parameters, or the rest of them, f32[n], and their loss on this node's rows."""
+    arrival = await fetch(
+        membership.network, donor.peer, "model", membership.deadlines, least=size, most=size, begun=begun
+    )
+    offered = np.frombuffer(arrival.content, np.float32)
+    if np.isfinite(offered).all():
+        return offered, await model.loss(offered)
+    if not arrival.mixed:
+        raise PeerFault(Fault.NOT_FINITE, "gives away parameters with NaN or infinity")
+    return offered, math.inf

@@ -1,9 +1,30 @@
-"""The peers a node believes alive, with what it knows of each.
+"""The peers a node believes alive, with what it knows of each, and those it has heard of.
 
-A member enters by a hello that succeeded and leaves by a goodbye or by silence. Everything here is
-plain data and plain functions: who is a possible partner, whom to tell about, whether a peer that
-misbehaves is left alone for a while. The view is ordered by peer id, so that nothing depends on the
-order in which peers were met.
+HyParView (Leitão, Pereira and Rodrigues, DSN 2007) gives each node two bounded views. Members of the
+*active* one are greeted, and are its partners; of those in the *passive* one only addresses are kept, in
+reserve. The sentences of the paper that are followed here and in `membership.py`, and what differs:
+
+* "When a node p suspects that one of the nodes present in its active view has failed (by either
+  disconnecting or blocking), it selects a random node q from its passive view and attempts to establish
+  a TCP connection with q. If the connection fails to establish, node q is considered failed and removed
+  from p's passive view; another node q' is selected at random and a new attempt is made." Here a few are
+  tried every few seconds while there is room, and one that fails stays for an hour or two, left alone for
+  longer and longer: else a swarm that was cut in two would stay so when the cut is healed.
+* "A node q that receives a high priority neighbor request will always accept the request, even if it has
+  to drop a random member from its active view (again, the member that is dropped will receive a
+  Disconnect notification). If a node q receives a low priority Neighbor request, it will only accept the
+  request if it has a free slot in its active view, otherwise it will refuse the request." A request is a
+  hello, and its priority is high when the sender has less than half as many members as fit here: with the
+  paper's five members nobody, with 64 a newcomer needs more than one. Once in a few seconds only: whoever
+  makes up many names shall not push out everybody.
+* The paper shuffles views now and then, over a random walk. Here each hello tells some of both views, every
+  few seconds, as Cyclon does (Voulgaris, Gavidia and van Steen, 2005), so no walk is needed.
+
+The active view has 64 members by default, where the paper has five: so it is complete in most swarms, and
+only complete views let a swarm settle on one mean.
+
+Everything here is plain data and plain functions. The view is ordered by peer id, so that nothing depends
+on the order in which peers were met.
 """
 
 from collections.abc import Sequence
@@ -16,6 +37,12 @@ from p2pnode.wire.messages import MAX_PEERS, Hello
 
 MAX_AVOIDANCE = 60.0
 """Seconds a faulty peer is left alone at most: it may have been restarted with a better version."""
+
+MOST_TRIES = 128
+"""Greetings in vain before a peer is forgotten: about two hours' worth."""
+
+RESERVES = 6
+"""Peers in the passive view for each place in the active one, as in the paper."""
 
 
 class Stage(IntEnum):
@@ -40,6 +67,7 @@ class Member:
     members: bytes
     sketch: bytes
     addresses: tuple[str, ...]
+    known: int = 0
     heard: float = 0.0  # trio time of that hello
     misses: int = 0
 
@@ -56,6 +84,7 @@ def member_of(peer: PeerId, hello: Hello, now: float) -> Member:
         members=hello.members,
         sketch=hello.sketch,
         addresses=hello.addresses,
+        known=hello.known,
         heard=now,
     )
 
@@ -66,12 +95,15 @@ def avoidance(faults: int) -> float:
 
 
 class View:
-    """Members by peer id. `limit` bounds it: the manifest's `bounds.peers`."""
+    """Members by peer id, and reserves. `limit` bounds the members: the manifest's `bounds.peers`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._members: dict[PeerId, Member] = {}
+        self._reserves: dict[PeerId, tuple[str, ...]] = {}
         self._faults: dict[PeerId, tuple[int, float]] = {}  # count, avoided until
+        self._silent: dict[PeerId, tuple[int, float]] = {}  # greetings in vain, left alone until
+        self._declined: dict[PeerId, tuple[int, float]] = {}  # the same of those that have no room for us
 
     def __len__(self) -> int:
         return len(self._members)
@@ -95,6 +127,9 @@ class View:
         if known is None and self.full():
             return False
         self._members[member.peer] = member
+        self._reserves.pop(member.peer, None)
+        self._silent.pop(member.peer, None)
+        self._declined.pop(member.peer, None)
         return known is None or known.incarnation != member.incarnation
 
     def missed(self, peer: PeerId) -> int:
@@ -108,30 +143,91 @@ class View:
     def remove(self, peer: PeerId) -> bool:
         return self._members.pop(peer, None) is not None
 
+    # --- the passive view ---
+
+    def reserve(self, peer: PeerAddress, random: Random) -> None:
+        """Keep where a stranger is, in the place of another when there is no room."""
+        if peer.peer in self._members:
+            return
+        if peer.peer not in self._reserves and len(self._reserves) >= max(1, RESERVES * self.limit):
+            del self._reserves[random.choice(sorted(self._reserves))]
+        self._reserves[peer.peer] = peer.addresses
+
+    def forget(self, peer: PeerId) -> None:
+        """Keep it no longer."""
+        self._reserves.pop(peer, None)
+
+    def successors(self, count: int, now: float, random: Random) -> Sequence[PeerAddress]:
+        """Some of the passive view that may be greeted now, at most `count`."""
+        fit = [peer for peer in sorted(self._reserves) if not self.left_alone(peer, now)]
+        chosen = random.sample(fit, min(max(count, 0), len(fit)))
+        return [PeerAddress(peer, self._reserves[peer]) for peer in chosen]
+
+    def yields(self, known: int, random: Random) -> Member | None:
+        """The member that makes room for a stranger with so many members; None when nobody should.
+
+        Never one that has few itself, and would only be a stranger with few members next.
+        """
+        others = [member for member in self.all() if 2 * member.known >= self.limit]
+        return random.choice(others) if 2 * known < self.limit and others else None
+
+    # --- who is left alone ---
+
     def fault(self, peer: PeerId, now: float) -> int:
         """Count a fault of `peer` at trio time `now`; how many by now."""
-        if peer not in self._faults and len(self._faults) >= 4 * self.limit:
-            self._faults.pop(next(iter(self._faults)))  # the oldest: strangers cannot fill our memory
-        count = self.faults(peer) + 1
-        self._faults[peer] = (count, now + avoidance(count))
-        return count
+        return self._count(self._faults, peer, now, 1.0)
 
     def faults(self, peer: PeerId) -> int:
         """How many faults of `peer` were counted."""
         return self._faults.get(peer, (0, 0.0))[0]
 
+    def unreached(self, peer: PeerId, now: float, random: Random) -> None:
+        """A greeting was in vain: the next waits twice as long, give or take half, lest many try at once."""
+        if self._count(self._silent, peer, now, random.uniform(0.5, 1.5)) >= MOST_TRIES:
+            self.forget(peer)
+
+    def declined(self, peer: PeerId, now: float, random: Random) -> None:
+        """It has no room for us. The same."""
+        self._count(self._declined, peer, now, random.uniform(0.5, 1.5))
+
     def avoided(self, peer: PeerId, now: float) -> bool:
+        """Whether it misbehaved just now."""
         return self._faults.get(peer, (0, 0.0))[1] > now
 
+    def silent(self, peer: PeerId, now: float) -> bool:
+        """Whether it did not answer just now."""
+        return self._silent.get(peer, (0, 0.0))[1] > now
+
+    def left_alone(self, peer: PeerId, now: float) -> bool:
+        """Whether it is not to be greeted: it misbehaved, did not answer or had no room, just now."""
+        declined = self._declined.get(peer, (0, 0.0))[1] > now
+        return declined or self.avoided(peer, now) or self.silent(peer, now)
+
+    def _count(self, counts: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, share: float) -> int:
+        if peer not in counts and len(counts) >= 4 * self.limit:
+            counts.pop(next(iter(counts)), None)  # the oldest: strangers cannot fill our memory
+        count = counts.get(peer, (0, 0.0))[0] + 1
+        counts[peer] = (count, now + share * avoidance(count))
+        return count
+
+    # --- whom to talk to, and about ---
+
     def partners(self, now: float) -> Sequence[Member]:
-        """Members with a model to average with, by peer id, without those that misbehaved just now."""
-        return [m for m in self.all() if m.stage != Stage.NEWCOMER and not self.avoided(m.peer, now)]
+        """Members with a model to average with, by peer id; none that misbehaved or is suspected."""
+        return [
+            m
+            for m in self.all()
+            if m.stage != Stage.NEWCOMER and not m.misses and not self.avoided(m.peer, now)
+        ]
 
     def gossip(self, receiver: PeerId, random: Random) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Some members to tell `receiver` about."""
-        others = [m for m in self.all() if m.peer != receiver and m.addresses]
-        chosen = random.sample(others, min(MAX_PEERS, len(others)))
-        return tuple((m.peer, m.addresses) for m in chosen)
+        """Some peers to tell `receiver` about: members first, and a few reserves."""
+        members = {m.peer: m.addresses for m in self.all() if m.peer != receiver and m.addresses}
+        fresh = [peer for peer in sorted(self._reserves) if peer != receiver and peer not in self._silent]
+        reserves = {peer: self._reserves[peer] for peer in fresh}
+        few = random.sample(list(reserves), min(MAX_PEERS // 4, len(reserves)))
+        many = random.sample(list(members), min(MAX_PEERS - len(few), len(members)))
+        return tuple((peer, members.get(peer) or reserves[peer]) for peer in (*many, *few))
 
 
 def hints(hello: Hello) -> Sequence[PeerAddress]:

@@ -12,6 +12,7 @@ see `meeting`.
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import trio
@@ -20,7 +21,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as x25519_key_pair
 from libp2p.security.noise.transport import PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as Noise
 
-from p2pnode.errors import LinkError, PeerFault, Unreachable
+from p2pnode.errors import LinkError, Unreachable
 from p2pnode.identity.keys import public_of
 from p2pnode.net.addresses import parse_address
 from p2pnode.net.multistream import agree, propose, receive
@@ -60,8 +61,12 @@ async def dial(address: str, meter: Meter) -> Wire:
         raise Unreachable(f"{address} does not answer: {error}") from error
 
 
-async def dial_direct(addresses: Sequence[str], name: str, meter: Meter) -> socket.socket:
+async def dial_direct(
+    addresses: Sequence[str], name: str, meter: Meter, in_vain: Callable[[str], AbstractContextManager[None]]
+) -> socket.socket:
     """Reach a peer at the first of its addresses where the protocol `name` is spoken.
+
+    Each is dialled within `in_vain`.
 
     Raises:
         Unreachable: there is none.
@@ -69,8 +74,9 @@ async def dial_direct(addresses: Sequence[str], name: str, meter: Meter) -> sock
     for address in addresses:
         with trio.move_on_after(ADDRESS_SECONDS):
             try:
-                wire = await dial(address, meter)
-                await _ended_on_error(wire, propose(wire.read, wire.write, name))
+                with in_vain(address):
+                    wire = await dial(address, meter)
+                    await _ended_on_error(wire, propose(wire.read, wire.write, name))
                 return wire.detach()
             except LinkError as error:
                 logger.debug("%s", error)
@@ -138,10 +144,17 @@ async def _shake_hands(wire: Wire, noise: Noise) -> tuple[Channel, PeerId]:
 
 
 class Connection:
-    """An authenticated connection; carries streams while `run` runs."""
+    """An authenticated connection; carries streams while `run` runs.
+
+    Attributes:
+        doubted: what `received` was when somebody last waited on it in vain.
+        subnet: that the peer dialled from, where those are counted; None if this side dialled.
+    """
 
     def __init__(self, wire: Wire, channel: Channel, peer: PeerId, budget: Budget) -> None:
         self.peer = peer
+        self.doubted = -1
+        self.subnet: str | None = None
         self._wire = wire
         self._muxer = Yamux(channel, peer, wire.is_initiator, budget)
 
@@ -160,12 +173,15 @@ class Connection:
         """Bytes that came from the peer so far: a sign of life."""
         return self._wire.received
 
-    async def run(self, serve: Serve, nursery: trio.Nursery) -> None:
-        """Carry streams until the connection ends; each incoming one is served in `nursery`."""
+    async def run(self, serve: Serve, nursery: trio.Nursery, admits: Callable[[], bool]) -> None:
+        """Carry streams until the connection ends; each incoming one that `admits` is served in `nursery`.
+
+        Raises:
+            PeerFault: the peer broke the rules.
+        """
+        self._muxer.admits = admits
         try:
             await self._muxer.run(lambda stream: nursery.start_soon(serve, stream))
-        except PeerFault as error:
-            logger.warning("the connection with %s is cut: %s", self.peer, error)
         finally:
             self._wire.abort()
 

@@ -8,29 +8,51 @@ disappear. What is left to do without them fits on this page.
 
 *Connections* are kept and reused, one dial at a time for each peer. Two peers that dial each other at
 once end with two connections, and both work; the newest is used. A connection that turns out to be
-dead is dropped, so the next `open` dials again.
+dead is dropped, so the next `open` dials again. One on which nothing came while somebody waited to open a
+stream, for as long as that was willing to, is doubted: until a byte comes, it is not used again.
 
 *Error handling*: a `LinkError` that leaves a handler ends its stream and nothing else. Any other
-exception is our own bug: it leaves `open_network` and takes the node with it.
+exception is our own bug: it leaves `open_network` and takes the node with it. A `PeerFault` below all
+handlers, in Noise or yamux, ends the connection, and `on_fault` hears of it.
+
+*Limits*: see `limits`.
 """
 
 import logging
 import math
 import socket
 from collections import ChainMap
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
-from p2pnode.errors import Disconnected, LinkError, Unreachable
+from p2pnode.errors import Disconnected, LinkError, PeerFault, Unreachable
 from p2pnode.identity.keys import Key
 from p2pnode.net.addresses import AddressBook, parse_address, reachable
 from p2pnode.net.bulk import BulkStream
 from p2pnode.net.bulk_keys import invite, preferred
 from p2pnode.net.connection import NOISE, Connection, admit, dial, dial_direct, noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING, identify, ping
+from p2pnode.net.limits import (
+    ARRIVALS,
+    ARRIVALS_PER_SUBNET,
+    DIALS,
+    DIALS_PER_HOST,
+    MOST_CONNECTIONS,
+    MOST_CONNECTIONS_PER_PEER,
+    MOST_CONNECTIONS_PER_SUBNET,
+    MOST_SERVED,
+    MOST_STRANGERS,
+    MOST_STRANGERS_PER_SUBNET,
+    STREAMS,
+    STREAMS_PER_PEER,
+    Buckets,
+    subnet_of,
+    target_of,
+)
 from p2pnode.net.listeners import bind
 from p2pnode.net.meeting import Meeting
 from p2pnode.net.multistream import agree, receive
@@ -46,15 +68,6 @@ OPEN_SECONDS = 10.0
 
 NEXT_ADDRESS_SECONDS = 0.25
 """Before a peer's next address is tried beside the first, as Happy Eyeballs does (RFC 8305)."""
-
-MOST_CONNECTIONS = 512
-"""Each costs 35 kB when idle. A bootstrap node sees many more peers than that, one after the other."""
-
-MOST_CONNECTIONS_PER_PEER = 4
-"""One is used; two peers that dial each other at once have two, and a restart may leave dead ones."""
-
-MOST_STRANGERS = 64
-"""Incoming handshakes at once; each may take up to `OPEN_SECONDS`. More hang up at once, and try again."""
 
 
 @asynccontextmanager
@@ -87,7 +100,11 @@ async def open_network(
 
 
 class Libp2pNetwork:
-    """Implements `ports.Network`; made by `open_network`."""
+    """Implements `ports.Network`; made by `open_network`.
+
+    Attributes:
+        on_fault: told when a connection is cut because the peer broke the rules below all handlers.
+    """
 
     def __init__(
         self, key: Key, addresses: tuple[str, ...], nursery: trio.Nursery, direct: bool, bandwidth: float
@@ -101,10 +118,15 @@ class Libp2pNetwork:
         self._book = AddressBook()
         self._connections: dict[PeerId, list[Connection]] = {}
         self._dialling: dict[PeerId, trio.Lock] = {}
-        self._strangers = 0
+        self._strangers: list[str | None] = []  # the subnets of those whose handshake is under way
+        self._served = 0
+        self._arrivals = Buckets[str](ARRIVALS_PER_SUBNET, ARRIVALS)
+        self._dials = Buckets[str](DIALS_PER_HOST, DIALS)
+        self._streams = Buckets[PeerId](STREAMS_PER_PEER, STREAMS)
+        self.on_fault: Callable[[PeerId, PeerFault], None] = _log_fault
         self._meeting = Meeting[socket.socket, BulkStream](
             (lambda: invite(preferred())) if direct else None,
-            lambda peer, name: dial_direct(self._book.of(peer), name, self._meter),
+            lambda peer, name: dial_direct(self._book.of(peer), name, self._meter, self._in_vain),
             lambda connection, peer, keys: BulkStream(connection, peer, keys, self._meter),
         )
         self._entrances = ChainMap[str, Any]({NOISE: None}, self._meeting.awaited)
@@ -164,9 +186,13 @@ class Libp2pNetwork:
             with trio.fail_after(OPEN_SECONDS):
                 return await self._open(peer, protocol)
         except trio.TooSlowError as error:
-            # Without a sign of life all the while they are dead: the next `open` shall dial anew.
+            # Without a sign of life all the while they are dead.
             await _close_all([one for one, received in heard if one.received == received])
             raise Unreachable(f"{peer} did not answer in {OPEN_SECONDS:.0f} s") from error
+        except trio.Cancelled:
+            for one, received in heard:
+                one.doubted = received
+            raise
 
     async def _open(self, peer: PeerId, protocol: str) -> YamuxStream:
         for _ in range(2):  # a connection may turn out to be gone, and is dialled anew
@@ -196,10 +222,11 @@ class Libp2pNetwork:
     async def welcome(self, stream: trio.SocketStream) -> None:
         """Serve one accepted TCP connection until it ends."""
         wire = Wire(stream, initiator=False, meter=self._meter)
-        if self._strangers >= MOST_STRANGERS or not self._make_room():
+        subnet = _subnet(stream)
+        if not (self._may_arrive(subnet) and self._make_room(subnet)):
             wire.abort()
             return
-        self._strangers += 1
+        self._strangers.append(subnet)
         try:
             with trio.fail_after(OPEN_SECONDS):
                 if (name := await admit(wire, self._entrances)) != NOISE:
@@ -209,7 +236,8 @@ class Libp2pNetwork:
         except (LinkError, trio.TooSlowError):
             return
         finally:
-            self._strangers -= 1
+            self._strangers.remove(subnet)
+        connection.subnet = subnet
         self._register(connection)
         await self._run(connection)
 
@@ -217,10 +245,20 @@ class Libp2pNetwork:
         if not self._meeting.arrived(name, direct):
             direct.close()
 
-    def _make_room(self) -> bool:
+    def _may_arrive(self, subnet: str | None) -> bool:
+        if len(self._strangers) >= MOST_STRANGERS:
+            return False
+        if subnet is not None and self._strangers.count(subnet) >= MOST_STRANGERS_PER_SUBNET:
+            return False
+        return self._arrivals.take(subnet, trio.current_time())
+
+    def _make_room(self, subnet: str | None) -> bool:
         """Whether there is room for one more connection, if need be instead of the oldest idle one."""
         everyone = [one for some in self._connections.values() for one in some]
-        if len(everyone) < MOST_CONNECTIONS:
+        near = [one for one in everyone if subnet is not None and one.subnet == subnet]
+        if len(near) >= MOST_CONNECTIONS_PER_SUBNET:
+            everyone = near
+        elif len(everyone) < MOST_CONNECTIONS:
             return True
         idle = next((one for one in everyone if one.idle), None)
         if idle is not None:
@@ -242,7 +280,8 @@ class Libp2pNetwork:
                 self._dialling.pop(peer, None)
 
     def _newest(self, peer: PeerId) -> Connection | None:
-        return next((one for one in reversed(self._connections.get(peer, ())) if one.alive), None)
+        connections = reversed(self._connections.get(peer, ()))
+        return next((one for one in connections if one.alive and one.received != one.doubted), None)
 
     async def _dial_any(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
         """Dial `addresses`, each a moment after the one before; the first to answer wins."""
@@ -267,9 +306,23 @@ class Libp2pNetwork:
             raise Unreachable(f"{peer}: " + ("; ".join(refused) or "no address is known"))
         return answered[0]
 
+    @contextmanager
+    def _in_vain(self, address: str) -> Iterator[None]:
+        """Dial there. It counts unless it succeeds.
+
+        Raises:
+            Unreachable: too much was dialled in vain of late.
+        """
+        target = target_of(parse_address(address).host)
+        if not self._dials.take(target, trio.current_time()):
+            raise Unreachable(f"{address} is not dialled: too many dials were in vain")
+        yield
+        self._dials.give_back(target)
+
     async def _dial(self, address: str, peer: PeerId | None = None) -> Connection:
-        wire = await dial(address, self._meter)
-        connection = await secure(wire, self._noise, self._budget, peer)
+        with self._in_vain(address):
+            wire = await dial(address, self._meter)
+            connection = await secure(wire, self._noise, self._budget, peer)
         if connection.peer == self.me:
             await connection.close()
             raise Unreachable(f"{address} is this node itself")
@@ -286,14 +339,29 @@ class Libp2pNetwork:
 
     async def _run(self, connection: Connection) -> None:
         try:
-            await connection.run(self._serve, self._nursery)
+            await connection.run(self._serve, self._nursery, partial(self._admit, connection.peer))
+        except PeerFault as error:
+            self.on_fault(connection.peer, error)
         finally:
             mine = self._connections[connection.peer]
             mine.remove(connection)
             if not mine:
                 del self._connections[connection.peer]
 
+    def _admit(self, peer: PeerId) -> bool:
+        """Whether `peer` may open one more stream, which is then served."""
+        if self._served >= MOST_SERVED or not self._streams.take(peer, trio.current_time()):
+            return False
+        self._served += 1
+        return True
+
     async def _serve(self, stream: YamuxStream) -> None:
+        try:
+            await self._converse(stream)
+        finally:
+            self._served -= 1
+
+    async def _converse(self, stream: YamuxStream) -> None:
         try:
             with trio.fail_after(OPEN_SECONDS):
                 name = await agree(lambda size: receive(stream, size), stream.send, self._handlers)
@@ -306,6 +374,17 @@ class Libp2pNetwork:
             await stream.reset()
         else:
             await stream.finish()
+
+
+def _subnet(stream: trio.SocketStream) -> str | None:
+    try:
+        return subnet_of(stream.socket.getpeername()[0])
+    except OSError:  # it has left already
+        return None
+
+
+def _log_fault(peer: PeerId, error: PeerFault) -> None:
+    logger.warning("the connection with %s is cut: %s", peer, error)
 
 
 async def _close_all(connections: Sequence[Connection]) -> None:

@@ -49,9 +49,9 @@ Tap = Callable[[PeerId, PeerId, str, bytes], Verdict]
 """Decides on every send from its source, target, protocol and data."""
 
 
-def memory_address(peer: PeerId) -> str:
-    """Where `peer` is dialled."""
-    return f"/memory/{peer}"
+def memory_address(place: str) -> str:
+    """Where whoever is at `place` is dialled: a peer, at the place of its own name unless it says otherwise."""
+    return f"/memory/{place}"
 
 
 class MemoryFabric:
@@ -63,37 +63,44 @@ class MemoryFabric:
 
     Attributes:
         tap: asked at every `Stream.send`; None delivers all.
+        listing: whether the directory answers, and takes announcements.
     """
 
     def __init__(self, seed: int, link: Link = Link()) -> None:  # noqa: B008 - frozen
         self.seed = seed
         self.tap: Tap | None = None
+        self.listing = True
         self._link = link
         self._lines: dict[tuple[PeerId, PeerId], Line] = {}
-        self._outages: list[Outage] = []
-        self._networks: dict[PeerId, MemoryNetwork] = {}
+        self._outages: list[Outage] = []  # those that are on
+        self._partition: Outage | None = None
+        self._networks: dict[str, MemoryNetwork] = {}  # by place
         self._directory: dict[str, dict[PeerId, PeerAddress]] = {}
 
     @asynccontextmanager
-    async def network(self, peer: PeerId, direct: bool = True) -> AsyncIterator["MemoryNetwork"]:
+    async def network(
+        self, peer: PeerId, direct: bool = True, place: str = ""
+    ) -> AsyncIterator["MemoryNetwork"]:
         """Be `peer` for a while, with direct connections or without. Leaving cancels its handlers.
 
+        Two that have the same name need a `place` of their own each.
         An exception that a handler raises, `LinkError` apart, leaves in an exception group.
         """
-        if peer in self._networks:
-            raise ValueError(f"{peer} is on the network already")
+        place = place or peer
+        if place in self._networks:
+            raise ValueError(f"{place} is on the network already")
         async with trio.open_nursery() as nursery:
-            network = self._networks[peer] = MemoryNetwork(self, peer, nursery, direct)
+            network = self._networks[place] = MemoryNetwork(self, peer, nursery, direct, place)
             try:
                 yield network
             finally:
-                if self._networks.get(peer) is network:  # not so when it was killed, perhaps reborn
-                    self.kill(peer)
+                if self._networks.get(place) is network:  # not so when it was killed, perhaps reborn
+                    self.kill(place)
                 nursery.cancel_scope.cancel()
 
-    def kill(self, peer: PeerId) -> None:
-        """Let `peer` vanish as a killed process does. Whoever calls also cancels its tasks."""
-        self._networks.pop(peer).hang_up()
+    def kill(self, place: str) -> None:
+        """Let who is at `place` vanish as a killed process does. Whoever calls also cancels its tasks."""
+        self._networks.pop(place).hang_up()
 
     def set_link(self, source: PeerId, target: PeerId, link: Link) -> None:
         """Replace one direction, for what is sent from now on."""
@@ -106,25 +113,44 @@ class MemoryFabric:
         """
         self.heal()
         side = {peer: number for number, group in enumerate(groups) for peer in group}
-        self._outages.append(Outage(side, start=trio.current_time()))
+        self._partition = self.cut(lambda source, target: side.get(source) != side.get(target))
 
     def heal(self) -> None:
-        """Join everybody again."""
-        if self._outages:
-            self._outages[-1].end = min(self._outages[-1].end, trio.current_time())
+        """Join everybody again whom `partition` has parted."""
+        if self._partition is not None:
+            self.join(self._partition)
+            self._partition = None
+
+    def cut(self, cuts: Callable[[PeerId, PeerId], bool]) -> Outage:
+        """Let nothing through from now on from each source to each target for which `cuts` is true."""
+        outage = Outage(cuts, start=trio.current_time())
+        self._outages.append(outage)
         for line in self._lines.values():
-            line.changed()
+            line.notice(outage)
+        return outage
+
+    def join(self, outage: Outage) -> None:
+        """End an outage."""
+        self._outages.remove(outage)
+        outage.end = trio.current_time()
+        for line in self._lines.values():
+            if outage.cuts(line.source, line.target):
+                line.changed()
 
     def line(self, source: PeerId, target: PeerId) -> Line:
         """The one line in this direction; made when first asked for."""
         if (source, target) not in self._lines:
-            random = Random(f"{self.seed} {source} {target}")
-            self._lines[source, target] = Line(source, target, self._link, self._outages, random)
+            self._lines[source, target] = Line(source, target, self._link, self._outages, self.seed)
         return self._lines[source, target]
 
-    def resident(self, peer: PeerId) -> "MemoryNetwork | None":
-        """Who answers at the address of `peer`."""
-        return self._networks.get(peer)
+    def resident(self, address: str) -> "MemoryNetwork | None":
+        """Who answers at an address."""
+        return self._networks.get(address.removeprefix(memory_address("")))
+
+    def name_at(self, address: str) -> PeerId:
+        """Whose line leads to an address; that of nobody has the name of the place."""
+        there = self.resident(address)
+        return there.me if there else PeerId(address.removeprefix(memory_address("")))
 
     def judge(self, source: PeerId, target: PeerId, protocol: str, data: Bytes) -> Verdict:
         """Ask the tap."""
@@ -132,25 +158,25 @@ class MemoryFabric:
 
     def announce(self, swarm: str, peer: PeerAddress) -> None:
         """Enter `peer` in the directory of `swarm`, where it stays: a directory hears of no death."""
-        self._directory.setdefault(swarm, {})[peer.peer] = peer
+        if self.listing:
+            self._directory.setdefault(swarm, {})[peer.peer] = peer
 
     def lookup(self, swarm: str, asker: PeerId, random: Random) -> list[PeerAddress]:
         """Some of those announced under `swarm`, except the asker and whoever it is parted from."""
-        now = trio.current_time()
-        cut = [outage for outage in self._outages if outage.end > now]
-        found = [
-            entry
-            for peer, entry in self._directory.get(swarm, {}).items()
-            if peer != asker and not any(outage.parts(peer, asker) for outage in cut)
-        ]
-        return random.sample(found, min(len(found), LOOKUP_LIMIT))
+        found = [entry for peer, entry in self._directory.get(swarm, {}).items() if peer != asker]
+        for outage in self._outages:
+            found = [e for e in found if not (outage.cuts(e.peer, asker) and outage.cuts(asker, e.peer))]
+        return random.sample(found, min(len(found), LOOKUP_LIMIT)) if self.listing else []
 
 
 class MemoryNetwork:
     """One peer's end of the fabric; implements `ports.Network`. Made by `MemoryFabric.network`."""
 
-    def __init__(self, fabric: MemoryFabric, me: PeerId, nursery: trio.Nursery, direct: bool) -> None:
+    def __init__(
+        self, fabric: MemoryFabric, me: PeerId, nursery: trio.Nursery, direct: bool, place: str
+    ) -> None:
         self.me = me
+        self._place = place
         self._fabric = fabric
         self._nursery = nursery
         self._alive = True
@@ -167,7 +193,7 @@ class MemoryNetwork:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return (memory_address(self.me),)
+        return (memory_address(self._place),)
 
     @property
     def traffic(self) -> Traffic:
@@ -181,8 +207,8 @@ class MemoryNetwork:
 
     async def connect(self, address: str) -> PeerId:
         place, _, expected = address.partition("/p2p/")
-        peer = PeerId(place.removeprefix("/memory/"))
-        if not await self._visit(peer, lambda there: there.meet(self)):
+        peer = self._fabric.name_at(place)
+        if not await self._visit(peer, place, lambda there: there.meet(self)):
             raise Unreachable(f"nobody answers at {place}")
         if expected not in ("", peer):
             raise Unreachable(f"{peer} answers at {place}, not {expected}")
@@ -190,14 +216,18 @@ class MemoryNetwork:
         return peer
 
     async def open(self, peer: PeerId, protocol: str) -> MemoryStream:
-        if memory_address(peer) not in self._known.get(peer, {}):
+        places = [place for place in self._known.get(peer, ()) if place.startswith(memory_address(""))]
+        if not places:
             await trio.lowlevel.checkpoint()
             raise Unreachable(f"no address of {peer} is known")
         there, back = (Pipe(self._fabric.line(*way)) for way in ((self.me, peer), (peer, self.me)))
         stream = self._own(incoming=back, outgoing=there, protocol=protocol, dialled=True)
         opened = False
         try:
-            opened = await self._visit(peer, lambda far: far.accept(self, protocol, there, back))
+            while places and not opened:  # the newest is the likeliest
+                opened = await self._visit(
+                    peer, places.pop(), lambda far: far.accept(self, protocol, there, back)
+                )
         finally:
             if not opened:
                 stream.hang_up()
@@ -217,15 +247,15 @@ class MemoryNetwork:
             if stream.peer == peer:
                 stream.hang_up()
 
-    async def _visit(self, peer: PeerId, ask: Callable[["MemoryNetwork"], bool]) -> bool:
-        """Put a question to `peer` at the middle of a round trip; False if nobody is there."""
+    async def _visit(self, peer: PeerId, address: str, ask: Callable[["MemoryNetwork"], bool]) -> bool:
+        """Put a question to `peer` at the middle of a round trip; False if it is not there."""
         if peer == self.me or not self._alive:
             await trio.lowlevel.checkpoint()
             return False
         with trio.move_on_after(CONNECT_SECONDS):
             await self._travel(self.me, peer)
-            far = self._fabric.resident(peer)
-            answer = far is not None and ask(far)
+            far = self._fabric.resident(address)
+            answer = far is not None and far.me == peer and ask(far)
             await self._travel(peer, self.me)
             return answer and self._alive
         raise Unreachable(f"no answer from {peer} within {CONNECT_SECONDS:g} s")
@@ -279,19 +309,23 @@ class MemoryDiscovery:
 
     Args:
         longest: seconds between two lookups at most; drawn anew each time.
+        addresses: where `me` is; at the place of its name unless it says otherwise.
     """
 
-    def __init__(self, fabric: MemoryFabric, me: PeerId, longest: float = 2.0) -> None:
+    def __init__(
+        self, fabric: MemoryFabric, me: PeerId, longest: float = 2.0, addresses: tuple[str, ...] = ()
+    ) -> None:
         self._fabric = fabric
-        self._me = me
+        self._here = PeerAddress(me, addresses or (memory_address(me),))
         self._longest = longest
 
     async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
-        random = Random(f"{self._fabric.seed} {swarm} {self._me}")
-        self._fabric.announce(swarm, PeerAddress(self._me, (memory_address(self._me),)))
+        me = self._here.peer
+        random = Random(f"{self._fabric.seed} {swarm} {me}")
         while True:
+            self._fabric.announce(swarm, self._here)
             await trio.sleep(random.uniform(0, self._longest))
-            for peer in self._fabric.lookup(swarm, self._me, random):
+            for peer in self._fabric.lookup(swarm, me, random):
                 found(peer)
 
 

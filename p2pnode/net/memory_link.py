@@ -14,8 +14,9 @@ Two kinds of harm can come to what is under way, and neither tears a living stre
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import trio
@@ -48,21 +49,18 @@ class Link:
             raise ValueError(f"no link can be like this: {self}")
 
 
-@dataclass
+@dataclass(eq=False)
 class Outage:
-    """A time during which groups of peers do not reach each other.
+    """A time during which some do not reach some others.
 
     Attributes:
-        side: the group of each peer; those not in it form one more group.
+        cuts: whether what its first argument sends does not reach its second.
         start, end: virtual seconds; the end is infinite until it is known.
     """
 
-    side: dict[PeerId, int]
+    cuts: Callable[[PeerId, PeerId], bool]
     start: float
     end: float = math.inf
-
-    def parts(self, one: PeerId, other: PeerId) -> bool:
-        return self.side.get(one) != self.side.get(other)
 
 
 class Line:
@@ -70,21 +68,32 @@ class Line:
 
     Args:
         link: what it is like now; may be replaced at any time, for what is sent from then on.
-        outages: all there ever were on the fabric, oldest first; the fabric adds to them.
-        random: for jitter and loss, of this line alone: more peers elsewhere change nothing here.
+        outages: those that are on; of others `notice` tells.
+        seed: of jitter and loss, for this line alone: more peers elsewhere change nothing here.
     """
 
     def __init__(
-        self, source: PeerId, target: PeerId, link: Link, outages: list[Outage], random: Random
+        self, source: PeerId, target: PeerId, link: Link, outages: Iterable[Outage], seed: int
     ) -> None:
         self.source = source
         self.target = target
         self.link = link
-        self._outages = outages
-        self._random = random
+        self._outages = [outage for outage in outages if outage.cuts(source, target)]  # oldest first
+        self._seed = seed
         self._idle_at = 0.0  # when the last byte accepted so far has left
         self._last_arrival = 0.0
         self._waiting = trio.lowlevel.ParkingLot()
+
+    @cached_property
+    def _random(self) -> Random:
+        """Made when first asked for: it takes 2.5 KB, and there is a line for each two peers that meet."""
+        return Random(f"{self._seed} {self.source} {self.target}")
+
+    def notice(self, outage: Outage) -> None:
+        """An outage begins now. Those that can delay nothing any more are forgotten."""
+        if outage.cuts(self.source, self.target):
+            past = outage.start - self.link.latency
+            self._outages = [*(one for one in self._outages if one.end >= past), outage]
 
     def depart(self, size: int) -> float:
         """Put `size` bytes on the line now; returns when they arrive if no outage is in the way."""
@@ -104,7 +113,7 @@ class Line:
     def due(self, arrival: float) -> float:
         """When something that `depart` promised for `arrival` is really there; infinite: unknown."""
         for outage in self._outages:
-            if outage.start <= arrival < outage.end and outage.parts(self.source, self.target):
+            if outage.start <= arrival < outage.end:
                 arrival = outage.end + self.link.latency
         return arrival
 

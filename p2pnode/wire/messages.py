@@ -23,6 +23,7 @@ MAX_MESSAGE = 32 * 1024
 """Bytes of the largest message. A hello with 16 peers of 8 addresses each stays below 24 KiB."""
 
 MAX_PEERS = 16  # peers told in one hello: enough to spread, too few to flood a view
+MAX_PEER = 64  # characters of a peer's name: it has 52
 MAX_ADDRESSES = 8  # of one peer: an interface each for IPv4 and IPv6, and some relays
 MAX_ADDRESS = 160  # characters: a relayed multiaddr with two peer ids has about 150
 MAX_CREDENTIAL = 1024  # bytes: room for a short chain of signatures
@@ -31,6 +32,7 @@ MAX_TEXT = 200  # characters of a reason meant for a person
 
 M = TypeVar("M")
 N = TypeVar("N")
+O = TypeVar("O")  # noqa: E741 - after N
 
 
 def _integer(low: int, high: int) -> Any:
@@ -57,6 +59,14 @@ def _bytes(*sizes: int, most: int = -1) -> Any:
     return field(validator=check)
 
 
+def _flag() -> Any:
+    def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ValueError(f"{attribute.name} is neither true nor false")
+
+    return field(validator=check)
+
+
 def _is_text(value: Any, most: int) -> bool:
     return isinstance(value, str) and len(value) <= most
 
@@ -78,7 +88,9 @@ def _is_addresses(value: Any) -> bool:
 
 
 def _is_peer(value: Any) -> bool:
-    return type(value) is tuple and len(value) == 2 and _is_text(value[0], 64) and _is_addresses(value[1])
+    return (
+        type(value) is tuple and len(value) == 2 and _is_text(value[0], MAX_PEER) and _is_addresses(value[1])
+    )
 
 
 def _addresses() -> Any:
@@ -117,6 +129,8 @@ class Hello:
             while others may still fail to get there, those of the model it would settle on.
         credential: what the manifest's admission asks for.
         addresses: where the sender listens.
+        known: members in the sender's view.
+        member: whether the receiver is one of them, or would be if it agreed.
         peers: some others it knows, with addresses: hints.
     """
 
@@ -132,6 +146,8 @@ class Hello:
     sketch: bytes = _bytes(0, 64)
     credential: bytes = _bytes(most=MAX_CREDENTIAL)
     addresses: tuple[str, ...] = _addresses()
+    known: int = _integer(0, 2**16)
+    member: bool = _flag()
     peers: tuple[tuple[str, tuple[str, ...]], ...] = _peers()
 
 
@@ -146,7 +162,23 @@ class Refused:
 
 @frozen
 class Goodbye:
-    """The sender leaves the swarm now, in good order."""
+    """The receiver is no longer in the sender's view: the sender leaves the swarm, or `stays` in it."""
+
+    stays: bool = _flag()
+
+
+@frozen
+class Probe:
+    """Does the sender's member `peer`, who does not answer it, answer you?"""
+
+    peer: str = _text(MAX_PEER)
+
+
+@frozen
+class Probed:
+    """Whether it does."""
+
+    alive: bool = _flag()
 
 
 @frozen
@@ -163,6 +195,7 @@ class Offer:
         members: while settling, the digest of the agreed member list; else empty.
         step: while settling, the position in the schedule; else 0.
         counted: while settling, one bit for each member already contained in the sender's model.
+        seconds: that the initiator would give the exchange, by what it knows of the acceptor.
     """
 
     exchange: bytes = _bytes(24)
@@ -173,6 +206,7 @@ class Offer:
     members: bytes = _bytes(0, 32)
     step: int = _integer(0, 2**16)
     counted: bytes = _bytes(most=1024)
+    seconds: float = _number(0.0, 1e9)
 
 
 @frozen
@@ -181,10 +215,12 @@ class Accept:
 
     Attributes:
         counted: as in the offer, from the acceptor's side.
+        seconds: that the exchange has from here on: the longer of what both would give it.
         direct: the acceptor's part in a direct connection; empty when it wants none.
     """
 
     counted: bytes = _bytes(most=1024)
+    seconds: float = _number(0.0, 1e9)
     direct: bytes = _bytes(most=MAX_DIRECT)
 
 
@@ -275,6 +311,8 @@ Message: TypeAlias = (
     Hello
     | Refused
     | Goodbye
+    | Probe
+    | Probed
     | Offer
     | Accept
     | Decline
@@ -294,6 +332,8 @@ _TAGS: dict[type[Any], int] = {
     Hello: 1,
     Refused: 2,
     Goodbye: 3,
+    Probe: 4,
+    Probed: 5,
     Offer: 10,
     Accept: 11,
     Decline: 12,
@@ -349,6 +389,10 @@ async def receive(stream: Stream, expected: type[M], /) -> M: ...
 
 @overload
 async def receive(stream: Stream, expected: type[M], other: type[N], /) -> M | N: ...
+
+
+@overload
+async def receive(stream: Stream, expected: type[M], other: type[N], third: type[O], /) -> M | N | O: ...
 
 
 async def receive(stream: Stream, *expected: type[Any]) -> Any:

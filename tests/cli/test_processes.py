@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode.config import Deadlines
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.events import (
     CaughtUp,
     Checkpointed,
@@ -121,7 +121,7 @@ def check_gaps(node: Program, since: float) -> None:
     gaps = list(pairwise(when for when, _ in node.events(RoundFinished)))
     usual = max(later - earlier for earlier, later in gaps if later <= since)
     longest = max(later - earlier for earlier, later in gaps if later > since)
-    assert longest <= Deadlines().of(2 * 10_000) + 2 * max(usual, 1.0)
+    assert longest <= Deadlines().first(2 * 10_000) + 2 * max(usual, 1.0)
 
 
 def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Path) -> None:

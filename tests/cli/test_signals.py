@@ -18,7 +18,7 @@ import pytest
 
 from p2pnode.cli.demo import make_manifest
 from p2pnode.cluster.wiring import entry, reserved_port
-from p2pnode.config import Deadlines
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.events import ExchangeCompleted, NodeReady, RoundFinished, Settled, Stopped
 from p2pnode.identity.keys import load_key
 from p2pnode.identity.manifest import Bounds, TaskSpec, load_manifest, write_manifest
@@ -215,7 +215,7 @@ def held(node: Program, told: float) -> float:
     longest = max(b - a for a, b in pairwise([told, *(time for time in times if time > told)]))
     usual = median(b - a for a, b in pairwise(time for time, _ in node.events(RoundFinished)))
     size = max(event.payload_bytes for _, event in node.events(ExchangeCompleted))
-    assert longest <= Deadlines().of(2 * size) + 2 * usual
+    assert longest <= Deadlines().first(2 * size) + 2 * usual
     return longest
 
 

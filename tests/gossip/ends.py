@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from p2pnode.config import Deadlines
 from p2pnode.config import Membership as Timing
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event
 from p2pnode.gossip import exchange
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Exchanger
-from p2pnode.gossip.membership import Membership, Standing
+from p2pnode.gossip.membership import Membership
+from p2pnode.gossip.standing import Standing
 from p2pnode.gossip.view import Member, Stage, View
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Admission, Bounds, Manifest, RuleSpec, TaskSpec, Training
@@ -29,7 +30,6 @@ from p2pnode.ports import Compute, Network, PeerAddress, PeerId
 from p2pnode.trainer import Trainer, inline
 
 CODECS = ("float32", "bfloat16", "int8", "int4")
-DEADLINES = Deadlines(patience=10.0)
 INCARNATION = 1000  # of the first node
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ async def make_end(
     index: int,
     codec: str = "float32",
     *,
-    deadlines: Deadlines = DEADLINES,
+    deadlines: Deadlines | None = None,
     compute: Compute = inline,
     overlap: int = 0,
     trainers: Sequence[Trainer] = (),
@@ -137,6 +137,7 @@ async def make_end(
     else:
         trainer = Trainer(learner(codec), rows(index), {}, compute, compute, index, overlap)
         await trainer.jump(0, vector(index))
+    deadlines = deadlines or Deadlines()
     events: list[Event] = []
     faults: list[PeerFault] = []
     membership = Membership(

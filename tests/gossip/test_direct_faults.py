@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from p2pnode.config import Deadlines
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled
 from p2pnode.gossip import exchange
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Result
 from p2pnode.identity.manifest import TaskSpec
 from p2pnode.learning import recipe, registry
@@ -61,7 +61,7 @@ POINTS: Mapping[str, Callable[[], int]] = {
 }
 
 KINDS: Sequence[Spoil] = (kill, cut, corrupt, freeze, throttle)
-DEADLINES = Deadlines(patience=2.0)
+PATIENCE = 2.0
 WAYS = ("dialler to listener", "listener to dialler")
 OFFERS = ("dialler offers", "listener offers")
 
@@ -106,8 +106,8 @@ async def two_ends(spoil: Spoil, way: int, after: int) -> AsyncIterator[tuple[Mi
         open_network(key(1), [LOOPBACK]) as far,
         middleman(far.addresses[0], spoil, way, after) as between,
     ):
-        one = await make_end(near, 0, trainers=made, deadlines=DEADLINES)
-        other = await make_end(far, 1, trainers=made, deadlines=DEADLINES)
+        one = await make_end(near, 0, trainers=made, deadlines=Deadlines(patience=PATIENCE))
+        other = await make_end(far, 1, trainers=made, deadlines=Deadlines(patience=PATIENCE))
         await near.connect(f"{between.address}/p2p/{far.me}")
         one.membership.view.put(other.member())
         other.membership.view.put(one.member())

@@ -8,18 +8,18 @@ import trio
 from attrs import evolve
 from trio.testing import MockClock
 
-from p2pnode.config import Deadlines
 from p2pnode.errors import Fault
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled
 from p2pnode.gossip import exchange
 from p2pnode.gossip.agenda import Agenda
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Result
 from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
 from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import PeerId
 from p2pnode.wire.messages import Abort, Accept, Begin, Decline, Offer, receive, send
-from tests.gossip.ends import CODECS, DEADLINES, End, ends, learner, vector
+from tests.gossip.ends import CODECS, End, ends, learner, vector
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_an_initiator_that_dies_after_ready_leaves_its_partner_unsettled(c
         await offer(one, other)
         network.kill(one.network.me)
         await other.exchanger.close()
-        assert trio.current_time() - began <= DEADLINES.of(2 * sum(one.trainer.payload)) + 0.1
+        assert trio.current_time() - began <= Deadlines().first(2 * sum(one.trainer.payload)) + 0.1
         assert len(other.of(ExchangeUnsettled)) == 1
         assert not other.exchanger.slot.busy
 
@@ -186,7 +186,7 @@ async def test_parameters_with_nan_abort_the_exchange_and_count_against_their_se
 
 
 async def test_a_partner_that_stalls_costs_one_deadline(clock: MockClock) -> None:
-    async with ends(fabric(), 2, deadlines=Deadlines(patience=10, rate=1e6)) as (one, other):
+    async with ends(fabric(), 2) as (one, other):
 
         async def stall(stream: object) -> None:
             await trio.sleep_forever()
@@ -201,7 +201,7 @@ async def test_a_partner_that_stalls_costs_one_deadline(clock: MockClock) -> Non
 
 async def test_another_layout_is_a_fault_and_another_step_is_declined(clock: MockClock) -> None:
     async with ends(fabric(), 2) as (one, other):
-        good = one.exchanger._offer(Agenda(), 1000, 1001)
+        good = one.exchanger._offer(Agenda(), other.network.me, 1000, 1001)
         for bad, fault in (
             (evolve(good, layout=bytes(32)), Fault.WRONG_LAYOUT),
             (evolve(good, size=1), Fault.WRONG_LAYOUT),
@@ -228,7 +228,7 @@ async def test_garbage_in_place_of_any_message_is_counted_and_frees_the_node(clo
             async with ends(fabric(), 2) as (one, other):
                 stream = await one.network.open(other.network.me, exchange.PROTOCOL)
                 if upto:
-                    await send(stream, one.exchanger._offer(Agenda(), 1000, 1001))
+                    await send(stream, one.exchanger._offer(Agenda(), other.network.me, 1000, 1001))
                     await receive(stream, Accept)
                 await stream.send(bad)
                 await trio.sleep(1)
@@ -243,9 +243,9 @@ async def test_what_is_unexpected_is_counted(clock: MockClock) -> None:
         await trio.sleep(1)
         assert other.faults.pop().fault is Fault.UNEXPECTED
         stream = await one.network.open(other.network.me, exchange.PROTOCOL)
-        await send(stream, one.exchanger._offer(Agenda(), 1000, 1001))
+        await send(stream, one.exchanger._offer(Agenda(), other.network.me, 1000, 1001))
         await receive(stream, Accept)
         await send(stream, Abort("no"))
         await trio.sleep(1)
         assert other.faults.pop().fault is Fault.UNEXPECTED
-        assert isinstance(one.exchanger._offer(Agenda(), 1, 2), Offer)
+        assert isinstance(one.exchanger._offer(Agenda(), other.network.me, 1, 2), Offer)

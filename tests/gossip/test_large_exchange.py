@@ -17,8 +17,8 @@ import jax
 import pytest
 import trio
 
-from p2pnode.config import Deadlines
 from p2pnode.gossip import exchange
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Exchanger, Result
 from p2pnode.gossip.view import Member, Stage
 from p2pnode.identity.manifest import Bounds, TaskSpec

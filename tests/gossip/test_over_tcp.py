@@ -14,7 +14,6 @@ from p2pnode.gossip.exchange import Result
 from p2pnode.net.host import open_network
 from p2pnode.ports import PeerAddress
 from p2pnode.trainer import Worker
-from p2pnode.wire.messages import Goodbye, encode
 from tests.gossip.ends import CODECS, End, key, make_end, spread, vector
 from tests.gossip.test_consensus import assert_mean_is_kept, gossip
 from tests.gossip.test_settle import far_from, mean, settling
@@ -65,7 +64,7 @@ async def test_a_node_of_another_swarm_is_refused_by_both_sides() -> None:
         b"\xff\xff\xff\xff",  # announces four gigabytes
         (3).to_bytes(4, "big") + b"\xc1\xc1\xc1",  # not msgpack
         (600).to_bytes(4, "big") + b"\x91" * 600,  # nested deeper than any message
-        encode(Goodbye())[:4] + b"\x91\x63",  # a tag that nobody has
+        (2).to_bytes(4, "big") + b"\x91\x63",  # a tag that nobody has
     ],
 )
 async def test_a_node_whose_hello_is_malformed_is_refused(hello: bytes) -> None:

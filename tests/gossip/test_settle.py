@@ -18,7 +18,7 @@ from p2pnode.net.memory_link import Link
 from p2pnode.ports import PeerId
 from p2pnode.trainer import inline
 from p2pnode.wire import arrays
-from tests.gossip.ends import CODECS, DEADLINES, End, ends, key, learner, spread, vector
+from tests.gossip.ends import CODECS, End, ends, key, learner, spread, vector
 
 LATENCY = 0.05
 BOUND = 120.0  # virtual seconds in which everybody is done, whatever one of them does
@@ -40,7 +40,6 @@ def settling(end: End, grace: float = 60.0, large: int = LARGE) -> Settling:
         end.exchanger,
         end.membership,
         Finish(grace=grace),
-        DEADLINES,
         inline,
         large,
     )

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import trio
 
-from p2pnode.config import Deadlines
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Result
 from p2pnode.net.host import Libp2pNetwork, open_network
 from p2pnode.ports import PeerAddress
@@ -28,7 +28,7 @@ from tests.net.libp2p_peers import LOOPBACK, full_address, until
 
 pytestmark = pytest.mark.slow
 
-DEADLINES = Deadlines(patience=4.0, rate=1e7)
+PATIENCE, RATE = 4.0, 1e7
 ENOUGH = 1_000_000  # bytes: the transfer is under way, and far from its end
 ROOT = Path(__file__).parents[2]
 VICTIM = member(key(INDEX).peer, INCARNATION + INDEX)
@@ -55,8 +55,8 @@ async def survivors() -> AsyncIterator[tuple[End, End]]:
     """Two nodes that know each other; the first knows the victim, too."""
     made = await trainers(3)
     async with open_network(key(0), [LOOPBACK]) as near, open_network(key(2), [LOOPBACK]) as far:
-        one = await make_end(near, 0, trainers=made, deadlines=DEADLINES)
-        other = await make_end(far, 2, trainers=made, deadlines=DEADLINES)
+        one = await make_end(near, 0, trainers=made, deadlines=Deadlines(PATIENCE, RATE))
+        other = await make_end(far, 2, trainers=made, deadlines=Deadlines(PATIENCE, RATE))
         await near.connect(full_address(far))
         for member_ in (other.member(), VICTIM):
             one.membership.view.put(member_)
@@ -80,7 +80,7 @@ async def lose(one: End, offers: bool, pid: int, blow: signal.Signals) -> None:
         nursery.start_soon(strike, one, pid, blow)
         if not offers:
             assert await one.exchanger.offer(VICTIM) in (Result.ABORTED, Result.UNREACHABLE)
-    with trio.fail_after(2 * DEADLINES.of(2 * one.trainer.payload[0])):
+    with trio.fail_after(2 * Deadlines(PATIENCE, RATE).first(2 * one.trainer.payload[0])):
         await until(lambda: not one.exchanger.slot.busy)
     assert len(one.of(ExchangeAborted)) == 1
     assert not one.of(ExchangeCompleted) + one.of(ExchangeUnsettled)
