@@ -7,7 +7,9 @@ another one's model fills the rest: models of one swarm are so near each other t
 together, and of a large one over a slow line a part may have taken an hour.
 
 The manifest needs no trust: its hash is the swarm id. The model does. A newcomer asks two donors and
-then believes whichever set of parameters has the lowest loss on its own rows, its own start included.
+then believes whichever set of parameters has the lowest loss on its own rows, its own start included. But
+whose rows are like nobody else's must expect the swarm's model to be bad at them: so two donors are also
+believed whose models are much nearer to each other than to that start. One liar cannot bring that about.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ import trio
 
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
+from p2pnode.gossip.meeting import until
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import Member, Stage
 from p2pnode.identity.manifest import Manifest, parse_canonical
@@ -34,6 +37,11 @@ FRESH = (
 )
 PIECE = 1 << 20  # bytes received at once, and at most lost when a transfer breaks
 RESUMES = 3  # times a broken transfer from one donor is taken up again
+
+SECOND = 2.0
+"""Seconds in which a second donor may be found: whom the first one knows is greeted at once."""
+
+Vector = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -188,8 +196,18 @@ async def fetch_manifest(membership: Membership, swarm_id: str) -> Manifest:
             await changed.wait()
 
 
+@dataclass(frozen=True)
+class Offered:
+    """A donor's parameters, f32[n], their loss on this node's rows, and the donor's round."""
+
+    donor: PeerId
+    vector: Vector
+    loss: float
+    round: int
+
+
 async def catch_up(membership: Membership, model: Model) -> PeerId | None:
-    """Take the model of one of two donors, where that is better than our own; whose it was.
+    """Take the model of one of two donors, where that is to be believed; whose it was.
 
     A donor that fails is made up for by another.
 
@@ -197,22 +215,22 @@ async def catch_up(membership: Membership, model: Model) -> PeerId | None:
     does not repeat the rounds it missed, and one liar cannot make it skip those still to come.
     Nobody is late for those who have finished no round by now, however fast they begin.
     """
-    members = sorted(membership.view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
-    donors = [m for m in members if m.stage >= Stage.TRAINING and m.round > 0]
-    size = (await model.vector()).nbytes
-    best, chosen = await model.loss(), None
-    vector: npt.NDArray[np.float32] | None = None
-    rounds: list[int] = []
+    if not _donors(membership):
+        return None
+    await until(membership, lambda view: len(_donors(membership)) > 1, SECOND)
+    donors = _donors(membership)
+    start, least = await model.vector(), await model.loss()
+    offers: list[Offered] = []
     begun = Arrival()
     for donor in donors:
-        if len(rounds) == 2:
+        if len(offers) == 2:
             break
-        mixed = begun.mixed
+        mixed, size = begun.mixed, start.nbytes
         try:
-            offered, loss = await _judged(membership, donor, model, size, begun)
-            if mixed and not loss < best:  # one of two has sent nonsense, and perhaps not this one
+            offered = await _judged(membership, donor, model, size, begun)
+            if mixed and not offered.loss < least:  # one of two has sent nonsense, and perhaps not this one
                 begun = Arrival()
-                offered, loss = await _judged(membership, donor, model, size, begun)
+                offered = await _judged(membership, donor, model, size, begun)
         except LinkError:
             membership.suspect(donor.peer)
             begun.hand_over()
@@ -221,25 +239,37 @@ async def catch_up(membership: Membership, model: Model) -> PeerId | None:
             membership.fault(donor.peer, error)
             begun = Arrival()
             continue
-        rounds.append(begun.round)
+        offers.append(offered)
         begun = Arrival()
-        if loss < best:
-            best, chosen, vector = loss, donor.peer, offered
-    if rounds:
-        await model.jump(max(model.round, min(rounds)), vector)
-    return chosen
+    if not offers:
+        return None
+    best = min(offers, key=lambda offered: offered.loss)
+    believed = best.loss < least or (len(offers) == 2 and alike(offers[0].vector, offers[1].vector, start))
+    rounds = [offered.round for offered in offers]
+    await model.jump(max(model.round, min(rounds)), best.vector if believed else None)
+    return best.donor if believed else None
 
 
-async def _judged(
-    membership: Membership, donor: Member, model: Model, size: int, begun: Arrival
-) -> tuple[npt.NDArray[np.float32], float]:
-    """The donor's parameters, or the rest of them, f32[n], and their loss on this node's rows."""
+def _donors(membership: Membership) -> list[Member]:
+    """Members with a model that somebody has trained, those that have come furthest first."""
+    members = sorted(membership.view.partners(trio.current_time()), key=lambda m: (-m.round, m.peer))
+    return [member for member in members if member.stage >= Stage.TRAINING and member.round > 0]
+
+
+def alike(one: Vector, other: Vector, start: Vector) -> bool:
+    """Whether two models, f32[n], are less than half as far from each other as from `start`."""
+    apart = np.linalg.norm(one - other)
+    return bool(2 * apart < min(np.linalg.norm(one - start), np.linalg.norm(other - start)))
+
+
+async def _judged(membership: Membership, donor: Member, model: Model, size: int, begun: Arrival) -> Offered:
+    """What the donor has, or the rest of it, and its loss."""
     arrival = await fetch(
         membership.network, donor.peer, "model", membership.deadlines, least=size, most=size, begun=begun
     )
-    offered = np.frombuffer(arrival.content, np.float32)
-    if np.isfinite(offered).all():
-        return offered, await model.loss(offered)
-    if not arrival.mixed:
+    vector, loss = np.frombuffer(arrival.content, np.float32), math.inf
+    if np.isfinite(vector).all():
+        loss = await model.loss(vector)
+    elif not arrival.mixed:
         raise PeerFault(Fault.NOT_FINITE, "gives away parameters with NaN or infinity")
-    return offered, math.inf
+    return Offered(donor.peer, vector, loss, arrival.round)

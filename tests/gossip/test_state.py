@@ -367,10 +367,21 @@ async def test_its_own_model_is_kept_when_the_donors_are_worse(clock: MockClock)
     async with ends(fabric(), 3) as (newcomer, *donors):
         await newcomer.trainer.jump(0, good())
         for round, donor in enumerate(donors, start=6):
-            await give(donor, newcomer, round, good(round))
+            await give(donor, newcomer, round, good(round * (-1) ** round))
         assert await catch(newcomer) is None
         np.testing.assert_array_equal(await newcomer.trainer.vector(), good())
         assert newcomer.trainer.round == 6
+
+
+async def test_two_models_that_are_alike_are_believed_even_where_they_are_bad_at_ones_own_rows(
+    clock: MockClock,
+) -> None:
+    async with ends(fabric(), 3) as (newcomer, *donors):
+        await newcomer.trainer.jump(0, good())
+        for scale, donor in zip((8, 9), donors, strict=True):
+            await give(donor, newcomer, 6, good(scale))
+        assert await catch(newcomer) in {donor.network.me for donor in donors}
+        assert not (await newcomer.trainer.vector() == good()).all()
 
 
 async def test_a_model_with_nan_is_counted_and_not_taken(clock: MockClock) -> None:
