@@ -221,6 +221,8 @@ class Membership:
             self.view.reserve(PeerAddress(peer, member.addresses), self.random)
         if reason == "silent":
             self.view.unreached(peer, trio.current_time(), self.random)
+        elif reason == "elsewhere":
+            self.view.declined(peer, trio.current_time(), self.random)
         if reason != "silent" and peer in self._greeting:
             self._greeting[peer].cancel()
         self._replenish()
@@ -238,8 +240,8 @@ class Membership:
 
     def _heard(self, peer: PeerId, hello: Hello, *, answered: bool) -> None:
         """Take in what a peer said, if it belongs here; `answered` when it did so to a greeting of ours."""
-        check(peer, hello, self.swarm, self.standing.layout, self.manifest)
         known = self.view.get(peer)
+        check(peer, hello, known, self.swarm, self.standing.layout, self.manifest)
         if known is not None and (known.incarnation, known.serial) > (hello.incarnation, hello.serial):
             return  # overtaken by a later word of the same peer
         address = PeerAddress(peer, hello.addresses)

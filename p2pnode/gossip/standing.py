@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from p2pnode.errors import Fault, PeerFault, UserError
-from p2pnode.gossip.view import Stage
+from p2pnode.gossip.view import Member, Stage
 from p2pnode.identity.admission import admit
 from p2pnode.identity.keys import public_of, verify
 from p2pnode.identity.manifest import Manifest
@@ -46,8 +46,17 @@ def claim(swarm: bytes, incarnation: int) -> bytes:
     return b"p2pnode incarnation\0" + swarm + incarnation.to_bytes(8, "big")
 
 
-def check(peer: PeerId, hello: Hello, swarm: bytes, layout: bytes, manifest: Manifest | None) -> None:
-    """Whether a hello from `peer` belongs here, to a node with this layout and manifest, as far as it knows.
+def check(
+    peer: PeerId, hello: Hello, known: Member | None, swarm: bytes, layout: bytes, manifest: Manifest | None
+) -> None:
+    """Whether a hello belongs here.
+
+    Args:
+        peer: who says it.
+        known: what it said before.
+        swarm: this node's.
+        layout: this node's, where it knows it already.
+        manifest: the same.
 
     Raises:
         PeerFault: it does not.
@@ -56,12 +65,13 @@ def check(peer: PeerId, hello: Hello, swarm: bytes, layout: bytes, manifest: Man
         raise PeerFault(Fault.WRONG_VERSION, f"speaks version {hello.version}, this node {VERSION}")
     if hello.swarm != swarm:
         raise PeerFault(Fault.WRONG_SWARM, f"is in swarm {hello.swarm.hex()[:16]}…")
-    try:
-        public = public_of(peer)
-    except ValueError as error:
-        raise PeerFault(Fault.NOT_ADMITTED, "its id holds no Ed25519 key") from error
-    if not verify(public, hello.proof, claim(swarm, hello.incarnation)):
-        raise PeerFault(Fault.FALSE_CLAIM, "did not sign its incarnation")
+    if known is None or (known.incarnation, known.proof) != (hello.incarnation, hello.proof):
+        try:
+            public = public_of(peer)
+        except ValueError as error:
+            raise PeerFault(Fault.NOT_ADMITTED, "its id holds no Ed25519 key") from error
+        if not verify(public, hello.proof, claim(swarm, hello.incarnation)):
+            raise PeerFault(Fault.FALSE_CLAIM, "did not sign its incarnation")
     if layout and hello.layout and hello.layout != layout:
         raise PeerFault(Fault.WRONG_LAYOUT, "shares other parameters, or by another rule or codec")
     if manifest is not None and not admit(manifest, peer, hello.credential):
