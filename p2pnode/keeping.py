@@ -1,7 +1,8 @@
 """What a node keeps on disk and finds again when it starts: manifest, states, peers.
 
 A node without a data directory keeps nothing and finds nothing; everything else is the same. A disk
-that takes nothing any more does not stop a node: it says so, trains on, and tries again later.
+that takes nothing any more does not stop a node: it says so, trains on, and tries again later. What
+earlier starts left and is damaged is said, too: a node never begins anew without a word.
 """
 
 import math
@@ -44,6 +45,7 @@ class Keeping:
     settled: bool = False
     _saved: float = field(default=0.0, init=False)
     _complained: float = field(default=-math.inf, init=False)
+    _returning: bool = field(default=False, init=False)  # an earlier start got as far as its manifest
 
     def manifest(self) -> Manifest | None:
         """The swarm's manifest, if it was kept.
@@ -53,9 +55,15 @@ class Keeping:
         """
         if self.directory is None or not self.directory.manifest.exists():
             return None
-        manifest = load_manifest(self.directory.manifest)
+        try:
+            manifest = load_manifest(self.directory.manifest)
+        except UserError as error:
+            raise UserError(f"{error}: restore it from a backup, or move it away to get it anew") from error
         if manifest.swarm_id != self.swarm_id:
-            raise self._another_swarm()
+            raise UserError(
+                f"{self.directory.path} holds a model of another swarm: choose another --data-dir, or move "
+                f"{self.directory.manifest.name} away if it is damaged"
+            )
         return manifest
 
     def keep_manifest(self, manifest: Manifest) -> None:
@@ -64,12 +72,20 @@ class Keeping:
         Raises:
             UserError: another swarm's is there, or the directory cannot be written.
         """
-        if self.directory is not None and self.manifest() is None:
+        if self.directory is None:
+            return
+        self._returning = self.manifest() is not None
+        if not self._returning:
             write_manifest(self.directory.manifest, manifest)
 
     def peers(self) -> Sequence[PeerAddress]:
         """Where peers were when this node was last saved."""
-        return self.directory.load_peers()[0] if self.directory is not None else ()
+        if self.directory is None:
+            return ()
+        peers, wrong = self.directory.load_peers()
+        if wrong is not None:
+            self.publish(events.NotRestored(wrong))
+        return peers
 
     async def restore(self, trainer: Trainer) -> None:
         """Go on from the newest whole checkpoint, if there is one.
@@ -78,15 +94,18 @@ class Keeping:
             UserError: none of those there is whole, or it is of another swarm or version.
         """
         self._saved = trio.current_time()
-        checkpoint = (
-            await self.compute(self.directory.load_checkpoint) if self.directory is not None else None
-        )
+        if (directory := self.directory) is None:
+            return
+        checkpoint = await self.compute(directory.load_checkpoint)
         if checkpoint is None:
+            if self._returning:
+                line = f"the last start, which left no checkpoint in {directory.checkpoints}: beginning anew"
+                self.publish(events.NotRestored(line))
             return
         for line in checkpoint.skipped.values():
             self.publish(events.NotRestored(line))
         if checkpoint.metadata.get("swarm") != self.swarm_id:
-            raise self._another_swarm()
+            raise UserError(f"{directory.path} holds a model of another swarm: choose another --data-dir")
         self.settled = checkpoint.metadata.get("settled") == "yes"
         if self.settled:
             await trainer.settle()
@@ -95,10 +114,6 @@ class Keeping:
         except ValueError as error:
             raise UserError(f"{checkpoint.path} does not fit this version ({error}): move it away") from error
         self.publish(events.Restored(trainer.round, str(checkpoint.path)))
-
-    def _another_swarm(self) -> UserError:
-        where = self.directory.path if self.directory is not None else ""
-        return UserError(f"{where} holds a model of another swarm: choose another --data-dir")
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
@@ -109,8 +124,10 @@ class Keeping:
     ) -> events.Checkpointed | events.NotSaved | None:
         """Write a checkpoint, and where peers are. A disk that refuses is an event, once a minute.
 
+        Where there is no peer, those of earlier saves stay written down: one of them may come back.
+
         Returns:
-            What came of it; None without a directory.
+            What came of the checkpoint; None without a directory.
         """
         if (directory := self.directory) is None:
             return None
@@ -120,19 +137,26 @@ class Keeping:
         metadata = {"swarm": self.swarm_id, "settled": "yes" if self.settled else "no"}
 
         def write() -> str:
-            path = directory.save_checkpoint(round, arrays, metadata)
-            directory.save_peers(peers)
-            return str(path)
+            return str(directory.save_checkpoint(round, arrays, metadata))
 
         try:
             path = await self.compute(write)
         except StorageError as error:
-            refused = events.NotSaved(str(error))
-            if self._saved - self._complained >= COMPLAIN_EVERY:
-                self._complained = self._saved
-                self.publish(refused)
-            return refused
-        self._complained = -math.inf
+            return self._refused(error)
         saved = events.Checkpointed(round, path)
         self.publish(saved)
+        try:
+            if peers:
+                await self.compute(lambda: directory.save_peers(peers))
+        except StorageError as error:
+            self._refused(error)
+        else:
+            self._complained = -math.inf
         return saved
+
+    def _refused(self, error: StorageError) -> events.NotSaved:
+        refused = events.NotSaved(str(error))
+        if self._saved - self._complained >= COMPLAIN_EVERY:
+            self._complained = self._saved
+            self.publish(refused)
+        return refused

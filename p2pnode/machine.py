@@ -23,6 +23,9 @@ FILES = 1024
 FEWEST_FILES = 64
 """Open files without which a node is no use: itself takes some thirty, the rest are peers."""
 
+LEAST_MEMORY = 2_000_000_000
+"""Bytes of addresses without which JAX and its threads end in a crash: they take 1.7 GB before any model."""
+
 DAY = 86_400.0
 
 OLDEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -31,13 +34,13 @@ OLDEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
     (
-        "memory/memory.limit_in_bytes",
-        "memory/memory.usage_in_bytes",
-        "memory/memory.stat",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "memory.stat",
         ("total_active_file", "total_inactive_file"),
     ),
 )
-"""Under /sys/fs/cgroup, version 2 and version 1: limit, use, and what of the use is only a cache."""
+"""In a group's folder, version 2 and version 1: limit, use, and what of the use is only a cache."""
 
 
 def allow_files(wanted: int = FILES) -> int:
@@ -57,6 +60,20 @@ def allow_files(wanted: int = FILES) -> int:
             f"{FILES} for many peers: raise the limit, e.g. with `ulimit -n {FILES}`"
         )
     return allowed
+
+
+def allow_memory() -> None:
+    """Look whether this process may take the memory that a node takes whatever its model is.
+
+    Raises:
+        UserError: it may not. JAX would abort without a word that a person understands.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit not in (-1, resource.RLIM_INFINITY) and limit < LEAST_MEMORY:
+        raise UserError(
+            f"this process may take only {limit / 1e9:.1f} GB of memory, a node needs "
+            f"{LEAST_MEMORY / 1e9:.1f} GB and its model's: raise the limit with `ulimit -v`"
+        )
 
 
 def end_at_once() -> None:
@@ -125,7 +142,36 @@ def drift(seconds: float = 0.2) -> float:
 
 def free_memory() -> float:
     """Bytes that are free of this machine's memory, or of the share that this process was given."""
-    return min(_free_of_machine(Path("/proc/meminfo")), _free_of_share(Path("/sys/fs/cgroup")))
+    return min(
+        _free_of_machine(Path("/proc/meminfo")),
+        *map(_free_of_share, _shares(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())),
+        _free_of_addresses(),
+    )
+
+
+def _free_of_addresses() -> float:
+    """Of what `ulimit -v` allows; infinite where it allows everything."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit in (-1, resource.RLIM_INFINITY):
+        return float("inf")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return float(limit - pages * resource.getpagesize())
+
+
+def _shares(top: Path, groups: str) -> Iterator[Path]:
+    """Folders of the groups whose limits hold for this process: its own, and those around it.
+
+    Args:
+        top: where control groups are mounted; in a container that is the container's own.
+        groups: a line for each hierarchy, see cgroups(7). Version 2 has one, which names no controller.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            base = top / "memory" if controllers else top
+            group = base / path.lstrip("/")
+            yield group
+            yield from (around for around in group.parents if around.is_relative_to(base))
 
 
 def _free_of_machine(file: Path) -> float:

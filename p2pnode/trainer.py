@@ -239,7 +239,10 @@ class Trainer:
     async def restore(self, saved: Mapping[str, np.ndarray]) -> None:
         """Go on from what `save` returned. Raises ValueError when it belongs to another learner."""
         rest = dict(saved)
-        round, taken = int(rest.pop("round")), int(rest.pop("taken"))
+        try:
+            round, taken = int(rest.pop("round")), int(rest.pop("taken"))
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError("it does not say how far it is") from error
         async with self._turn:
             self._state = await self._compute(lambda: self._learner.unpack(rest))
         self.round, self.taken = round, taken

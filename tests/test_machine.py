@@ -54,6 +54,26 @@ def test_a_share_of_the_memory_counts_without_what_is_only_cached(tmp_path: Path
     assert machine._free_of_share(tmp_path) == 1000 - (700 - 250)
 
 
+def test_the_limits_of_all_groups_around_a_process_hold(tmp_path: Path) -> None:
+    two, one = tmp_path, tmp_path / "memory"
+    assert list(machine._shares(two, "0::/a/b\n")) == [two / "a" / "b", two / "a", two]
+    assert list(machine._shares(two, "5:cpu:/x\n4:hugetlb,memory:/a\n")) == [one / "a", one]
+    assert list(machine._shares(two, "0::/\n")) == [two]
+
+
+@pytest.mark.parametrize("limit", [1_000_000_000, 3_000_000_000])
+def test_memory_that_a_process_may_not_take_is_not_free(limit: int) -> None:
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
+        "from p2pnode import machine\n"
+        "print(machine.free_memory())\n"
+        "machine.allow_memory()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert limit / 2 < float(ended.stdout) < limit
+    assert ended.returncode == (limit < machine.LEAST_MEMORY)
+
+
 def test_this_machine_has_memory_and_a_steady_clock() -> None:
     assert machine.free_memory() > 1e6
     assert abs(machine.drift(0.01)) < 3600

@@ -1,5 +1,7 @@
 """What a node keeps on disk is whole at every instant, belongs to one process, and proves itself."""
 
+import hashlib
+import json
 import os
 import random
 import resource
@@ -268,6 +270,27 @@ def test_starting_over_because_all_checkpoints_are_damaged_is_left_to_a_person(d
     with pytest.raises(UserError, match="move the folder away") as refused:
         data.load_checkpoint()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [("F8_E5M2", [1], 1), ("F32", [0, 2**62], 0), ("F32", [0, 2**63], 0), ("U8", [1] * 65, 1)],
+    ids=["dtype", "size", "dimension", "dimensions"],
+)
+def test_an_array_that_numpy_cannot_hold_is_no_checkpoint_of_ours(
+    data: DataDirectory, dtype: str, shape: list[int], size: int
+) -> None:
+    data.save_checkpoint(1, ARRAYS, {})
+    array = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": {"p2pnode.checkpoint": "1", "p2pnode.round": "2"}, "a": array})
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(size)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    path = data.checkpoints / f"round-00000002-{digest}.safetensors"
+    path.write_bytes(content)
+    loaded = data.load_checkpoint()
+    assert loaded is not None
+    assert loaded.round == 1
+    assert "an array" in loaded.skipped[path]
 
 
 def test_what_is_no_checkpoint_is_left_alone(data: DataDirectory) -> None:

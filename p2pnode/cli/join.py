@@ -11,7 +11,7 @@ from p2pnode.cli import options
 from p2pnode.cli.groups import Lesson, configured, learning, speaking
 from p2pnode.cli.named import named
 from p2pnode.cli.own import agreed, showing_causes
-from p2pnode.machine import allow_files, end_at_once, importing
+from p2pnode.machine import allow_files, allow_memory, end_at_once, importing
 
 if TYPE_CHECKING:
     from p2pnode.config import Config
@@ -42,6 +42,7 @@ def join(
     """Take part in SWARM: the file of its manifest, or a link to it."""
     end_at_once()
     allow_files()  # before the imports, which open some
+    allow_memory()
     with importing():
         import trio
 

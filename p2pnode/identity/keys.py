@@ -9,10 +9,13 @@ contain the whole public key, so either can be turned back into it:
   (https://w3c-ccg.github.io/did-key-spec/).
 
 A key file is the PEM text of an unencrypted PKCS #8 private key (RFC 5958, RFC 8410), which
-`openssl genpkey -algorithm ed25519` writes too. Only its owner may read it.
+`openssl genpkey -algorithm ed25519` writes too. Only its owner may read it. Ahead of that text, where
+PEM has room for an explanation (RFC 7468, section 5.2), ours says whose key it is: nothing in PKCS #8
+proves itself, and of all single bits that may flip in such a file, every fourth makes another valid key.
 """
 
 import os
+import re
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -20,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import base58
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -37,7 +40,8 @@ _PEER_PREFIX = bytes(
 )
 _DID_PREFIX = bytes([0xED, 0x01])  # multicodec ed25519-pub, as a varint
 _LONGEST_NAME = 64  # characters; both forms take 52 or fewer, and decoding base58 is quadratic
-_LONGEST_FILE = 4096  # bytes; an Ed25519 key takes 119
+_LONGEST_FILE = 4096  # bytes; an Ed25519 key takes 119, and 62 the line above it
+_OWNER = re.compile(rb"^p2pnode (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,11 @@ class Key:
 
     def pem(self) -> bytes:
         """Write the secret as a key file holds it."""
-        return self._private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        return b"p2pnode %b\n%b" % (
+            self.peer.encode(),
+            self._private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
         )
 
     @cached_property
@@ -140,18 +147,29 @@ def load_key(path: Path) -> Key:
     """Read a key file.
 
     Raises:
-        UserError: it cannot be read, others may read it, or it holds no Ed25519 key.
+        UserError: it cannot be read, others may read it, it is damaged, or it holds no Ed25519 key.
     """
     pem = read_file(path, _LONGEST_FILE)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"{path} is a private key that other users may access: run `chmod 600 {path}`")
     try:
         private = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
-        raise UserError(f"{path} holds no private key without a password in PEM (PKCS #8)") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        # TypeError: it has a password. InternalError: OpenSSL refuses what was read, e.g. as Ed448.
+        raise UserError(
+            f"{path} holds no private key without a password in PEM (PKCS #8): if it is damaged, restore it "
+            "from a backup, or move it away to get a new one"
+        ) from error
     if not isinstance(private, Ed25519PrivateKey):
         raise UserError(f"{path} holds another kind of key: p2pnode needs an Ed25519 key")
-    return Key(private.private_bytes_raw())
+    key = Key(private.private_bytes_raw())
+    owner = _OWNER.search(pem)
+    if owner and owner[1] != key.peer.encode():
+        raise UserError(
+            f"{path} is damaged, it no longer holds the key that it names: restore it from a backup, or move "
+            "it away to get a new one"
+        )
+    return key
 
 
 def create_key(path: Path) -> Key:

@@ -25,6 +25,10 @@ PIECE = 1 << 21
 of everything that computing with them takes. Codecs cut them into whole blocks."""
 
 
+LARGEST = 1e30
+"""Numbers from here on are as good as infinite: no model has them, and a few of them sum to infinity."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a learner is made of.
@@ -220,8 +224,8 @@ def _cut(values: jax.Array, begin: jax.Array, size: int) -> jax.Array:
 
 
 def finite(recipe: Recipe, piece: Piece, arrays: Arrays) -> jax.Array:
-    """Whether all of a piece is, once decoded."""
-    return jnp.all(jnp.isfinite(_codec(recipe, piece.entry).decode(arrays)))
+    """Whether all of a piece is, once decoded, and stays so when it is averaged with others."""
+    return jnp.all(jnp.abs(_codec(recipe, piece.entry).decode(arrays)) < LARGEST)
 
 
 def decode(recipe: Recipe, encoded: Sequence[Arrays]) -> Payload:

@@ -66,7 +66,7 @@ def unpack(like: State, arrays: Mapping[str, HostArray]) -> State:
         if name not in arrays:
             raise ValueError(f"{name} is missing")
         if name not in expected:
-            raise ValueError(f"{name} belongs to another learner")
+            raise ValueError(f"{name[:40]!a} belongs to another learner")
         if (_kind(arrays[name])) != _kind(expected[name]):
             raise ValueError(f"{name} is {_kind(arrays[name])}, not {_kind(expected[name])}")
     state: State = jax.device_put(jax.tree.unflatten(tree, [arrays[name] for name in expected]))

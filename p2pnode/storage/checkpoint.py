@@ -1,13 +1,16 @@
 """Checkpoints: files that prove themselves.
 
 A checkpoint is a safetensors file (https://github.com/huggingface/safetensors): a JSON header, then
-the arrays as raw bytes, so that reading one never runs code. Its name carries its round and the
+the arrays as raw bytes, so that reading one never runs code. It is written piece by piece from where
+the arrays lie: the library's own writer makes a copy of them all, panics when there is no memory for
+that, and lists the metadata in another order each time. A file's name carries its round and the
 first 64 bits of the SHA-256 of its content, `round-00000012-<16 hex digits>.safetensors`. A file
 whose content does not have the digest in its name is damaged, and is passed over and reported,
 never deleted: it may be all that somebody has.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -18,9 +21,9 @@ import ml_dtypes  # noqa: F401  teaches numpy bfloat16, which an optimizer's sta
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from p2pnode.errors import UserError
+from p2pnode.ports import Bytes
 from p2pnode.storage.atomic import StorageError, write_atomic
 
 SCHEMA = "1"
@@ -29,6 +32,12 @@ KEPT = 3
 
 _NAME = re.compile(r"round-(\d{8,19})-([0-9a-f]{16})\.safetensors", re.ASCII)
 _SCHEMA_KEY, _ROUND_KEY = "p2pnode.checkpoint", "p2pnode.round"
+_WORDS = {"bool": "BOOL", "bfloat16": "BF16", "complex64": "C64"}
+_WORDS |= {
+    f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
+_WORDS |= {f"float{bits}": f"F{bits}" for bits in (16, 32, 64)}
+"""What safetensors calls numpy's dtypes."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,11 @@ def save_checkpoint(
     Raises:
         StorageError: the disk would not take it; the checkpoints before it are as they were.
     """
-    # safetensors writes the memory behind an array as it lies: a transposed view would come back
-    # scrambled. (np.ascontiguousarray would turn 0-d arrays into 1-d ones.)
-    dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    content = save(dense, {**metadata, _SCHEMA_KEY: SCHEMA, _ROUND_KEY: str(round)})
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    path = folder / f"round-{round:08d}-{digest}.safetensors"
+    content = _encode(arrays, {**metadata, _SCHEMA_KEY: SCHEMA, _ROUND_KEY: str(round)})
+    digest = hashlib.sha256()
+    for piece in content:
+        digest.update(piece)
+    path = folder / f"round-{round:08d}-{digest.hexdigest()[:16]}.safetensors"
     write_atomic(path, content)
     return path
 
@@ -126,6 +134,26 @@ def prune(saved: Path, damaged: Set[Path]) -> None:
         raise StorageError(f"cannot delete old checkpoints in {folder}: {error.strerror}") from error
 
 
+def _encode(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> list[Bytes]:
+    """A safetensors file in pieces: 8 bytes that say how long the header is, the header, each array.
+
+    The largest elements come first, so that all of them lie where their size wants it, as in files
+    that the library writes.
+    """
+    # np.ascontiguousarray would turn 0-d arrays into 1-d ones.
+    dense = {name: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    pieces: list[Bytes] = []
+    end = 0
+    for name, array in sorted(dense.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _WORDS[array.dtype.name], "shape": array.shape, "data_offsets": (start, end)}
+        pieces.append(array.reshape(-1).view(np.uint8).data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *pieces]
+
+
 def _named(path: Path) -> tuple[int, str]:
     """Round and digest in a checkpoint's file name."""
     match = _NAME.fullmatch(path.name)
@@ -158,9 +186,18 @@ def _read(path: Path) -> Checkpoint:
             if metadata.pop(_SCHEMA_KEY, None) != SCHEMA or metadata.pop(_ROUND_KEY, None) != str(round):
                 raise StorageError(f"{path.name} was written by another version of p2pnode")
             names = content.keys()
-            arrays = {name: content.get_tensor(name) for name in names}
+            arrays = {name: _array(content, name, path) for name in names}
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {error.strerror}") from error
     except SafetensorError as error:
         raise StorageError(f"{path.name} is not a safetensors file") from error
     return Checkpoint(round, arrays, metadata, path)
+
+
+def _array(content: Any, name: str, path: Path) -> NDArray[Any]:
+    """One array of an open file. There are dtypes and shapes that safetensors knows, and numpy does not."""
+    try:
+        array: NDArray[Any] = content.get_tensor(name)
+    except (AttributeError, ValueError) as error:
+        raise StorageError(f"{path.name} holds an array that no checkpoint of p2pnode holds") from error
+    return array

@@ -6,6 +6,7 @@
 | `manifest.toml` | what its swarm agreed on |
 | `checkpoints/` | its last states, see `checkpoint` |
 | `peers.json` | peers it knew, to find the swarm again when nothing else answers |
+| `peers.json.damaged` | the same, of which something became unreadable |
 | `incarnation` | the number of its last start |
 | `events.jsonl` | its event log |
 | `control.sock` | where it is asked and steered while it runs, see `observe/control` |
@@ -16,7 +17,9 @@
 
 import fcntl
 import json
+import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +45,9 @@ MAX_CACHE_BYTES = 8 << 20
 """What the bounds above come to when JSON escapes every character as six bytes."""
 
 MAX_INCARNATION = 2**63 - 1
+_INCARNATION = re.compile(rb"\d{1,19}\s?")
+
+_log = logging.getLogger(__name__)
 
 
 def default_data_dir(name: str) -> Path:
@@ -85,18 +91,19 @@ class DataDirectory:
             for folder in (path, path / "xla", path / "checkpoints"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory = cls(path, _lock(path / ".lock"))
-            remove_leftovers(directory.path)
-            remove_leftovers(directory.checkpoints)
+            directory._tidy()
         except BlockingIOError as error:
             raise UserError(
                 f"another process uses {path}: stop it, or give this node a --data-dir of its own"
             ) from error
         except FileExistsError as error:
-            raise UserError(f"{path} is not a directory: choose another --data-dir") from error
+            raise UserError(f"{error.filename} is not a directory: choose another --data-dir") from error
         except OSError as error:
             raise UserError(
-                f"cannot keep data in {path} ({error.strerror}): choose another --data-dir"
+                f"cannot keep data in {error.filename or path} ({error.strerror}): choose another --data-dir"
             ) from error
+        if directory._incarnation.exists() and not os.path.lexists(directory.key):
+            _log.warning("%s is gone: this node gets a new one and another name", directory.key)
         return directory
 
     def close(self) -> None:
@@ -154,7 +161,10 @@ class DataDirectory:
         write_atomic(self._peers, json.dumps(kept, indent=1).encode())
 
     def load_peers(self) -> tuple[list[PeerAddress], str | None]:
-        """Where peers were, best first, and a line on what is wrong with the file, if anything is."""
+        """Where peers were, best first, and a line on what is wrong with the file, if anything is.
+
+        Such a file is put aside: it may be all that somebody has, and the next `save_peers` needs its name.
+        """
         try:
             with self._peers.open("rb") as file:
                 content = file.read(MAX_CACHE_BYTES + 1)
@@ -162,9 +172,10 @@ class DataDirectory:
         except FileNotFoundError:
             return [], None
         except OSError as error:
-            return [], f"cannot read {self._peers}: {error.strerror}"
+            wrong = f"cannot read {self._peers}: {error.strerror}"
         except (ValueError, RecursionError) as error:
-            return [], f"{self._peers} is damaged and not used: {error}"
+            wrong = f"{self._peers} is damaged: {error}"
+        return [], f"{wrong}; {_put_aside(self._peers)}"
 
     def next_incarnation(self, wall: float) -> int:
         """A number for this start, larger than that of every earlier start with this directory.
@@ -196,12 +207,24 @@ class DataDirectory:
     def _last_incarnation(self) -> int:
         try:
             with self._incarnation.open("rb") as file:
-                number = int(file.read(32))
-        except (FileNotFoundError, ValueError):
-            return 0  # no number, or not one of ours: then the clock alone decides
+                content = file.read(32)
+        except FileNotFoundError:
+            return 0
         except OSError as error:
-            raise UserError(f"cannot read {self._incarnation}: {error.strerror}") from error
-        return number if 0 < number < MAX_INCARNATION else 0
+            raise UserError(f"cannot read {self._incarnation} ({error.strerror}): move it away") from error
+        if _INCARNATION.fullmatch(content) and int(content) < MAX_INCARNATION:
+            return int(content)
+        _log.warning("%s is damaged, it says %r: the clock numbers this start", self._incarnation, content)
+        return 0
+
+    def _tidy(self) -> None:
+        """Remove what an earlier owner left half-written, or let go of the directory."""
+        try:
+            remove_leftovers(self.path)
+            remove_leftovers(self.checkpoints)
+        except OSError:
+            self.close()
+            raise
 
 
 def _lock(path: Path) -> int:
@@ -213,6 +236,16 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _put_aside(path: Path) -> str:
+    """Keep what is at `path` under another name, and say where it is then."""
+    kept = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(kept)
+    except OSError as error:
+        return f"it stays there: {error.strerror}"
+    return f"kept as {kept.name}"
 
 
 def _parse_peers(content: bytes) -> list[PeerAddress]:

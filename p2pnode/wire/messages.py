@@ -20,7 +20,8 @@ from p2pnode.errors import Fault, PeerFault
 from p2pnode.ports import Stream
 
 MAX_MESSAGE = 32 * 1024
-"""Bytes of the largest message. A hello with 16 peers of 8 addresses each stays below 24 KiB."""
+"""Bytes of the largest message. A hello with 16 peers of 8 addresses each stays below 24 KiB: names and
+addresses are ASCII, where a letter takes a byte."""
 
 MAX_PEERS = 16  # peers told in one hello: enough to spread, too few to flood a view
 MAX_PEER = 64  # characters of a peer's name: it has 52
@@ -83,14 +84,14 @@ def _is_addresses(value: Any) -> bool:
     return (
         type(value) is tuple
         and len(value) <= MAX_ADDRESSES
-        and all(_is_text(address, MAX_ADDRESS) for address in value)
+        and all(_is_text(address, MAX_ADDRESS) and address.isascii() for address in value)
     )
 
 
 def _is_peer(value: Any) -> bool:
-    return (
-        type(value) is tuple and len(value) == 2 and _is_text(value[0], MAX_PEER) and _is_addresses(value[1])
-    )
+    if type(value) is not tuple or len(value) != 2:
+        return False
+    return _is_text(value[0], MAX_PEER) and value[0].isascii() and _is_addresses(value[1])
 
 
 def _addresses() -> Any:
@@ -354,8 +355,7 @@ _CLASSES = {tag: cls for cls, tag in _TAGS.items()}
 def encode(message: Message) -> bytes:
     """The whole frame of `message`."""
     body: bytes = msgpack.packb([_TAGS[type(message)], *astuple(message, recurse=False)])
-    if len(body) > MAX_MESSAGE:
-        raise ValueError(f"a {type(message).__name__} of {len(body)} bytes is too long to send")
+    assert len(body) <= MAX_MESSAGE, f"a {type(message).__name__} of {len(body)} bytes"  # by its bounds
     return len(body).to_bytes(4, "big") + body
 
 
