@@ -53,6 +53,7 @@ def check(
 
     Args:
         peer: who says it.
+        hello: what it says.
         known: what it said before.
         swarm: this node's.
         layout: this node's, where it knows it already.

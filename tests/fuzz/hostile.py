@@ -1,24 +1,25 @@
-"""A peer that has any conversation with a node that averages; what it does is told by a few bytes.
+"""A peer that has any conversation with a node that averages.
 
-A first byte says who offers: the peer, where it is even, or the node. Then come moves: a byte for which, one
-of size, and so many bytes of data. The moves go to the streams in the order in which these are opened.
+A first byte says who offers: the peer, where it is even, or the node; with 2 in it the node settles, with 4
+snapshots are of eight bits. Then come moves, see `moves`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
+from random import Random
 from unittest.mock import patch
 
+import numpy as np
 import trio
 
-from p2pnode.config import Deadlines
-from p2pnode.errors import LinkError
 from p2pnode.gossip import exchange
+from p2pnode.gossip.agenda import Agenda
 from p2pnode.gossip.exchange import PROTOCOL
 from p2pnode.learning import recipe, registry
 from p2pnode.learning.learner import Learner
-from p2pnode.net.bulk_keys import invite
-from p2pnode.net.memory import MemoryFabric, run_deterministic
+from p2pnode.net.bulk_keys import SEED, invite
+from p2pnode.net.memory import MemoryFabric, MemoryNetwork, run_deterministic
+from p2pnode.net.memory_stream import MemoryStream
 from p2pnode.ports import PeerAddress, Stream
 from p2pnode.trainer import Trainer, inline
 from p2pnode.wire.messages import (
@@ -29,31 +30,28 @@ from p2pnode.wire.messages import (
     Begin,
     Commit,
     Decline,
-    Message,
     Offer,
     Outcome,
     Ready,
     Withdraw,
-    encode,
 )
-from tests.gossip.ends import INCARNATION, key, make_end, manifest, member, rows
+from tests.fuzz.moves import RUDE, Act, Hostile, Moves, moves_of, number, repeated, say
+from tests.gossip.ends import INCARNATION, End, key, make_end, manifest, member, rows
 
-NODE, PEER = 0, 1
-DEADLINES = Deadlines(patience=4.0)  # longer than a direct connection is waited for
-MOST_MOVES = 64
+NODE, PEER = 0, 1  # it has the lower id, and so may interrupt the node
 INVITATION = invite(0, bytes(32))
+INVITED = invite(0, Random(f"0 {key(NODE).peer} direct").randbytes(SEED))  # the first of a memory network
+MEMBERS = bytes(32)
 ENTRIES = 64  # of a piece
-LONG = 60.0  # seconds: longer than all that the peer does, and any deadline
-
-Moves = Iterator[tuple[int, bytes]]
+LONG = 1200.0  # seconds: longer than all that the peer does, and any deadline
 
 
 @cache
-def learner() -> Learner:
+def learner(codec: str) -> Learner:
     """Tiny, of five pieces."""
     with patch.object(recipe, "PIECE", ENTRIES):
-        built = registry.build(manifest())
-        assert len(built.pieces) == 5
+        built = registry.build(manifest(codec))
+        assert len(built.payload) == 5
         return built
 
 
@@ -63,103 +61,85 @@ def exchange_id(initiator: int, acceptor: int, number: int) -> bytes:
     )
 
 
-def offer(data: bytes) -> Offer:
+def offer(trainer: Trainer, agenda: Agenda, data: bytes) -> Offer:
     """One that is accepted, unless there is data that says otherwise."""
     weight, size, step = (data + bytes(3))[:3]
     return Offer(
         exchange=exchange_id(PEER, NODE, 0),
-        layout=learner().layout,
-        round=0,
-        weight=0.5 + weight / 512,
-        size=4 * learner().size + size,
-        members=b"",
-        step=step,
-        counted=b"",
+        layout=trainer.layout,
+        round=number(data[6:]),
+        weight=agenda.weight + weight / 512,
+        size=sum(trainer.payload) + size,
+        members=agenda.members,
+        step=agenda.step + step,
+        counted=data[10:],
+        seconds=float(number(data[3:6])),
     )
 
 
-def number(data: bytes) -> int:
-    return int.from_bytes(data[:4], "big")
+def acts_of(end: End, peer: MemoryNetwork) -> Sequence[Act]:
+    """All but a second stream meanwhile."""
+    size = sum(end.trainer.payload)
+
+    async def snapshot(stream: Stream, data: bytes) -> None:
+        await stream.send(repeated(data, size))
+
+    async def direct(stream: Stream, data: bytes) -> None:
+        """A part of a snapshot, and the whole where there is no data, over a direct connection."""
+        assert isinstance(stream, MemoryStream)
+        context = exchange_id(PEER, NODE, 0) if stream.dialled else exchange_id(NODE, PEER, 1)
+        if carrier := await peer.direct(stream, INVITATION, INVITED, context):
+            await carrier.send(repeated(data[1:], size)[: 5 * number(data[:1]) or size])
+            await carrier.close()
+
+    return (
+        say(partial(offer, end.trainer, end.exchanger.agenda)),
+        say(lambda data: Accept(data[4:], float(number(data) or 10), b"" if data else INVITATION)),
+        say(lambda data: Begin(data[:64] or INVITATION)),
+        say(lambda data: Arrived(number(data))),
+        say(lambda data: Ready()),
+        say(lambda data: Commit()),
+        say(lambda data: Abort(data[:200].decode("latin1"))),
+        say(lambda data: Withdraw()),
+        say(lambda data: Decline("no", float(number(data[:1])))),
+        say(lambda data: AskOutcome(exchange_id(NODE, PEER, 1))),
+        say(lambda data: Outcome(data[:16].decode("latin1"))),
+        snapshot,
+        direct,
+        *RUDE,
+    )
 
 
-MESSAGES: Sequence[Callable[[bytes], Message]] = (
-    offer,
-    lambda data: Accept(b"", b"" if data else INVITATION),
-    lambda data: Begin(data[:64] or INVITATION),
-    lambda data: Arrived(number(data)),
-    lambda data: Ready(),
-    lambda data: Commit(),
-    lambda data: Abort(data[:200].decode("latin1")),
-    lambda data: Withdraw(),
-    lambda data: Decline("no", float(number(data[:1]))),
-    lambda data: AskOutcome(exchange_id(NODE, PEER, 1)),
-    lambda data: Outcome(data[:16].decode("latin1")),
-)
-
-
-async def snapshot(stream: Stream, data: bytes) -> None:
-    """A whole one, of these bytes again and again."""
-    size = 4 * learner().size
-    await stream.send(((data or b"0") * size)[:size])
-
-
-async def wait(stream: Stream, data: bytes) -> None:
-    """Up to five seconds."""
-    await trio.sleep(number(data[:1]) / 50)
-
-
-ACTS: Sequence[Callable[[Stream, bytes], Awaitable[None]]] = (
-    lambda stream, data: stream.send(data),
-    lambda stream, data: stream.send(len(data).to_bytes(4, "big") + data),
-    snapshot,
-    wait,
-    lambda stream, data: stream.close(),
-)
-
-
-def moves_of(data: bytes) -> Moves:
-    """A few of them: which, and the data."""
-    for _ in range(MOST_MOVES):
-        if len(data) < 2:
-            return
-        yield data[0], data[2 : 2 + data[1]]
-        data = data[2 + data[1] :]
-
-
-async def play(stream: Stream, moves: Moves) -> None:
-    """Make moves until the stream has ended, or there are no more."""
-    with suppress(LinkError):
-        for move, data in moves:
-            if move < len(MESSAGES):
-                await stream.send(encode(MESSAGES[move](data)))
-            else:
-                await ACTS[move % len(ACTS)](stream, data)
-    await stream.reset()
-
-
-async def converse(data: bytes) -> None:
-    """The node has nothing of it afterwards."""
-    fabric, moves = MemoryFabric(seed=0), moves_of(data[1:])
-    trainer = Trainer(learner(), rows(NODE), {}, inline, inline, NODE, 0)
+async def converse(kind: int, moves: Moves) -> None:
+    """The node has nothing of it afterwards, and other parameters only where it says so."""
+    fabric = MemoryFabric(seed=0)
+    trainer = Trainer(learner("int8" if kind & 4 else "float32"), rows(NODE), {}, inline, inline, NODE, 0)
+    before = await trainer.vector()
     async with fabric.network(key(NODE).peer) as network, fabric.network(key(PEER).peer) as peer:
-        end = await make_end(network, NODE, deadlines=DEADLINES, trainers=[trainer])
+        end = await make_end(network, NODE, trainers=[trainer])
         partner = member(peer.me, INCARNATION + PEER, peer.addresses)
         end.membership.view.put(partner)
+        if kind & 2:
+            end.exchanger.agenda = Agenda(0.5, MEMBERS, 1, peer.me, b"\x01")
         network.learn(PeerAddress(peer.me, peer.addresses))
         peer.learn(PeerAddress(network.me, network.addresses))
-        peer.serve(PROTOCOL, lambda stream: play(stream, moves))
-        if data[:1] and data[0] % 2:
+        acts = [*acts_of(end, peer)]
+        hostile = Hostile(peer, acts, moves)
+        acts.append(lambda stream, data: hostile.visit(network.me, PROTOCOL))  # and then here again
+        peer.serve(PROTOCOL, hostile.play)
+        if kind & 1:
             await end.exchanger.offer(partner)
         else:
-            await play(await peer.open(network.me, PROTOCOL), moves)
+            await hostile.visit(network.me, PROTOCOL)
         await trio.sleep(LONG)
         slot = end.exchanger.slot
         assert (slot.busy, slot.waiting, slot.pending, slot.unready) == (False, None, b"", None)
         assert trainer._own is None
-        assert len(end.exchanger._room._memory) in (0, 4 * learner().size)
+        assert len(end.exchanger._room._memory) in (0, sum(trainer.payload))
+        assert end.exchanger.completed or np.array_equal(await trainer.vector(), before)
 
 
 def negotiation(data: bytes) -> None:
     """Messages and bytes in any order, to an `Exchanger` whose snapshots may go over a direct connection."""
     with patch.object(exchange, "DIRECT_BYTES", 0):
-        run_deterministic(lambda: converse(data), seed=0)
+        run_deterministic(lambda: converse(number(data[:1]), moves_of(data[1:])), seed=0)

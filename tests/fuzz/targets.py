@@ -5,7 +5,8 @@ They say in a few bytes what a hostile peer does, so that most inputs get past t
 - `noise`: records of a byte of kind, two of size, then data. Kind 0 is sealed as the next message; 1 is
   sealed and then broken at one place; all else is what a stranger may write: any bytes.
 - `yamux`: records of two bytes of size, then data: sealed with the right key, one Noise message each.
-- `negotiation`: see `hostile`.
+- `negotiation`: see `hostile`; `hello`: `greeting`; `offer`: `offers`; `state`: `giving`; `manifest` and
+  `checkpoint`: `saved`.
 - `bulk`: a first byte that is odd is followed by what a stranger says who asks for a direct connection, any
   bytes; one that is even by records as in `noise`, but of a direct connection.
 """
@@ -26,7 +27,11 @@ from p2pnode.net.noise import Channel, Opener, Sealer
 from p2pnode.net.pace import Pace
 from p2pnode.net.yamux import Budget, Yamux, YamuxStream
 from p2pnode.ports import Bytes, PeerId
+from tests.fuzz.giving import state
+from tests.fuzz.greeting import hello
 from tests.fuzz.hostile import negotiation
+from tests.fuzz.offers import offer
+from tests.fuzz.saved import checkpoint, manifest
 
 THERE, BACK = bytes(32), bytes([1]) * 32
 TOKEN = f"{PROTOCOL}/{bytes(16).hex()}"
@@ -219,5 +224,10 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "noise": noise,
     "yamux": yamux,
     "bulk": bulk,
+    "hello": hello,
+    "offer": offer,
     "negotiation": negotiation,
+    "state": state,
+    "manifest": manifest,
+    "checkpoint": checkpoint,
 }

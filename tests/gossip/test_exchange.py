@@ -1,6 +1,7 @@
 """Exchanges over the memory network: what is conserved, and what becomes of broken ones."""
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -111,6 +112,7 @@ async def count_sends(codec: str) -> int:
 
 @pytest.mark.parametrize("verdict", [Verdict.DROP, Verdict.RESET])
 @pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.fault("any one message lost")
 async def test_losing_any_one_step_gives_both_or_neither(
     codec: str, verdict: Verdict, clock: MockClock
 ) -> None:
@@ -140,6 +142,7 @@ async def test_only_a_lost_commit_with_every_question_lost_is_unsettled(codec: s
         assert not other.exchanger.slot.busy
 
 
+@pytest.mark.fault("kill at every step of an exchange, either side")
 async def test_an_initiator_that_dies_after_ready_leaves_its_partner_unsettled(clock: MockClock) -> None:
     network = fabric()
     async with ends(network, 2) as (one, other):
@@ -173,10 +176,10 @@ async def test_a_busy_node_declines_at_once(clock: MockClock) -> None:
 async def test_parameters_with_nan_abort_the_exchange_and_count_against_their_sender(
     clock: MockClock,
 ) -> None:
-    for initiator in (0, 1):
+    for initiator, nonsense in product((0, 1), (np.nan, -np.inf, 3e38)):
         async with ends(fabric(), 2) as both:
             bad, good = both[1], both[0]
-            await bad.trainer.jump(0, np.full(learner().size, np.nan, np.float32))
+            await bad.trainer.jump(0, np.full(learner().size, nonsense, np.float32))
             before = await good.trainer.vector()
             assert await offer(both[initiator], both[1 - initiator]) is Result.ABORTED
             await trio.sleep(1)
