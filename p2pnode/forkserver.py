@@ -12,9 +12,9 @@ import for themselves.
 It talks with its owner in lines of JSON over a socket: it is asked to `start` a node, whose own
 socket comes with the request, or to send one a `signal`; it says which process a node `started` as,
 and with which code it `ended`. Nodes that it is asked to `plug` into a switch start in networks of
-their own, which it can `connect` in groups; it says what was in the way of a change of the `network`.
-When the socket closes, however the owner died, every node is killed and the folder that was named to
-`remove` is removed. When this process is killed, the kernel kills its nodes.
+their own, which it can `connect` in groups and `throttle`; it says what was in the way of a change of the
+`network`. When the socket closes, however the owner died, every node is killed and the folder that was
+named to `remove` is removed. When this process is killed, the kernel kills its nodes.
 """
 
 import ctypes
@@ -124,6 +124,8 @@ class ForkServer:
                     self._change_network(partial(self._plug, addresses))
                 case {"connect": groups} if self._switch is not None:
                     self._change_network(partial(self._switch.connect, groups))
+                case {"throttle": rate, "node": name} if self._switch is not None:
+                    self._change_network(partial(self._switch.throttle, name, rate))
         return bool(content)
 
     def _start(self, name: str, channel: socket.socket) -> None:

@@ -42,7 +42,10 @@ class Steering:
         return {command.__name__: command for command in every}
 
     async def status(self) -> dict[str, Any]:
-        """Where the node stands. Bytes are at the sockets, since the start; `uptime` is in seconds."""
+        """Where the node stands.
+
+        Bytes are at the sockets, since the start; `uptime` is in seconds, `tasks` are the event loop's.
+        """
         membership, tally, traffic = self.node.membership, self.tally, self.world.network.traffic
         manifest = membership.manifest
         return {
@@ -51,6 +54,7 @@ class Steering:
             "addresses": self.world.network.addresses,
             "pid": os.getpid(),
             "uptime": trio.current_time() - self.started,
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "stage": membership.standing.stage.name.lower(),
             "paused": self.node.gate.shut,
             "round": membership.standing.round,

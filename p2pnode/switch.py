@@ -5,6 +5,8 @@ A network namespace of Linux has its own interfaces, addresses and connections, 
 port of a bridge in the namespace of the process that makes the switch (veth(4)). Ports of different
 bridges do not hear each other: what is sent there is lost without a word, as if a cable were pulled.
 
+A cable can be made slow, too: a token bucket at each of its ends lets through no more (tc-tbf(8)).
+
 A node's network stays when its process ends, so the next one has the same address, on the same bridge.
 Only open files hold the namespaces, not names in the file system: however this process ends, nothing
 is left. Who may not make one makes it in a user namespace, where everybody may (user_namespaces(7)).
@@ -27,6 +29,9 @@ NEWNET, NEWUSER = 0x40000000, 0x10000000  # CLONE_NEWNET and CLONE_NEWUSER, name
 
 FIRST, PREFIX = IPv4Address("10.0.0.1"), 16
 """The first node's address, and the bits that all of them share: nobody outside sees them."""
+
+BUCKET = "burst 4kb latency 400ms"
+"""What a slow cable lets through at once, more than the longest frame, and how long anything waits for it."""
 
 
 def address(index: int) -> str:
@@ -78,6 +83,20 @@ class Switch:
             commands += [f"link set {self._ports[name]} master {bridge}" for name in group]
         ip(commands)
 
+    def throttle(self, name: str, rate: int | None) -> None:
+        """Let so many bits a second through the node's cable, each way; None for as many as there come.
+
+        Raises:
+            UserError: `tc` cannot do it.
+        """
+
+        def command(device: str) -> str:
+            return f"qdisc del dev {device} root" if rate is None else _bucket(device, rate)
+
+        batch("tc", [command(self._ports[name])])
+        with self.within(name):
+            batch("tc", [command("eth0")])
+
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
         """What is started in this block is in the network of the node called `name`."""
@@ -113,17 +132,17 @@ class Switch:
         return network
 
 
-def leave() -> None:
-    """Give this process an empty network, and the right to change it.
+def leave(kind: int = NEWNET) -> None:
+    """Give this process a namespace of its own, of this kind, and the right to change it.
 
     Raises:
         OSError: it may not have one.
     """
     user, group = os.geteuid(), os.getegid()
     try:
-        call("unshare", NEWNET)
+        call("unshare", kind)
     except PermissionError:
-        call("unshare", NEWUSER | NEWNET)
+        call("unshare", NEWUSER | kind)
         # Root in there, and who it was outside: others than root lose their rights when they become `ip`.
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
@@ -140,7 +159,7 @@ def enter(network: FileIO) -> None:
     call("setns", network.fileno(), NEWNET)
 
 
-def call(name: str, *arguments: int) -> None:
+def call(name: str, *arguments: int | bytes | None) -> None:
     """A function of the C library; Python has `os.unshare` and `os.setns` from 3.12 on only.
 
     Raises:
@@ -151,14 +170,19 @@ def call(name: str, *arguments: int) -> None:
 
 
 def ip(commands: Sequence[str], *descriptors: int) -> None:
-    """Have iproute2 do `commands`, each as `ip` takes it, with `descriptors` open.
+    """Have `ip` do `commands`, see `batch`."""
+    batch("ip", commands, *descriptors)
+
+
+def batch(name: str, commands: Sequence[str], *descriptors: int) -> None:
+    """Have a program of iproute2 do `commands`, each as that takes it, with `descriptors` open.
 
     Raises:
-        UserError: there is no `ip`, or it failed.
+        UserError: there is no such program, or it failed.
     """
-    program = shutil.which("ip", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    program = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
-        raise UserError("the command `ip` makes the nodes' networks, and is not here: install iproute2")
+        raise UserError(f"the command `{name}` makes the nodes' networks, and is not here: install iproute2")
     done = subprocess.run(  # noqa: S603 - a program of the system
         [program, "-batch", "-"],
         input="".join(f"{command}\n" for command in commands),
@@ -169,4 +193,8 @@ def ip(commands: Sequence[str], *descriptors: int) -> None:
     )
     if done.returncode:
         said = " ".join(done.stderr.split())
-        raise UserError(f"this system cannot make the nodes' networks: `ip` says {said!r}")
+        raise UserError(f"this system cannot make the nodes' networks: `{name}` says {said!r}")
+
+
+def _bucket(device: str, rate: int) -> str:
+    return f"qdisc replace dev {device} root tbf rate {rate}bit {BUCKET}"

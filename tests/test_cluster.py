@@ -143,6 +143,19 @@ def rows(index: int) -> Rows:
 
 
 @pytest.mark.slow
+async def test_a_clock_is_wrong_from_the_next_start_on_and_a_frozen_node_ends_in_good_order() -> None:
+    async with LocalCluster(manifest(), nodes=2) as cluster:
+        nodes = list(cluster)
+        nodes[1].skew = -300.0
+        await nodes[1].restart()
+        first, second = nodes[1].events(NodeReady)
+        assert second.time < first.time
+        await nodes[1].wait_for(event=RoundFinished, timeout=PATIENCE)
+        await nodes[1].freeze()
+    assert [node.exit_code for node in nodes] == [0, 0]
+
+
+@pytest.mark.slow
 async def test_nodes_learn_from_rows_and_files_of_their_own(tmp_path: Path) -> None:
     for index in (1, 2):
         np.savez(tmp_path / f"{index}.npz", x=rows(index).train.x, y=rows(index).train.y)

@@ -142,6 +142,11 @@ async def test_groups_that_cannot_be_are_one_clear_line(
         await LocalCluster(manifest(), nodes=4, separate=separate).partition(*groups)
 
 
+async def test_nodes_that_share_a_network_are_not_throttled() -> None:
+    with pytest.raises(UserError, match=r"^nodes share one network: make the cluster with separate=True"):
+        await LocalCluster(manifest(), nodes=2).throttle(0, 1_000_000)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_separate")
 def test_what_is_sent_while_cables_are_pulled_is_lost_without_a_word_and_sent_again() -> None:

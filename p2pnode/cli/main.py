@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "p2pnode.cli.demo:demo",
     "join": "p2pnode.cli.join:join",
     "cluster": "p2pnode.cli.cluster:cluster",
+    "chaos": "p2pnode.cli.chaos:chaos",
     "simulate": "p2pnode.cli.simulate:simulate",
     "swarm": "p2pnode.cli.swarm:swarm",
     "predict": "p2pnode.cli.model:predict",
@@ -39,11 +40,11 @@ COMMANDS = {
 EPILOG = """\b
 Exit codes:
     0        done, or stopped in good order
-    1        a bug of ours, with its traceback; of demo, cluster, doctor, task check: something fails;
-             of simulate: something is worse than before
+    1        a bug of ours, with its traceback; of demo, cluster, chaos, doctor, task check: something
+             fails; of simulate: something is worse than before
     2        a mistake, which one line explains
     130/143  interrupted/terminated before there was anything to put in order, or told twice
-             (demo, cluster, simulate: at any time)
+             (demo, cluster, chaos, simulate: at any time)
 \b
 Completion, in ~/.bashrc (zsh and fish likewise):
     eval "$(_P2PNODE_COMPLETE=bash_source p2pnode)"

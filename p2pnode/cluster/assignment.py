@@ -26,6 +26,7 @@ class Assignment:
     """What a node is told when it starts.
 
     Where the swarm's task is in a person's file, `file` is that as it was read: it runs in the node.
+    Its clock is wrong by `skew` seconds.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Assignment:
     config: Config
     data: Source
     file: "File | None" = None
+    skew: float = 0.0
 
 
 def sources(nodes: int | None, data: Sequence[Source] | None, uneven: float | None) -> list[Source]:

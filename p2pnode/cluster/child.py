@@ -8,6 +8,7 @@ import contextlib
 import json
 import pickle
 import socket
+import time
 
 import trio
 
@@ -42,10 +43,12 @@ def run(channel: socket.socket) -> None:
 
 def live(assignment: Assignment, tell: Subscriber) -> None:
     """From the data directory to the exit."""
-    manifest = assignment.manifest
+    manifest, skew = assignment.manifest, assignment.skew
     with DataDirectory.open(assignment.folder) as directory:
         task = own.run(assignment.file) if assignment.file else None
         invitation = Invitation(manifest.swarm_id, manifest, task)
         data = assignment.data
         rows = (lambda _manifest, _task: data) if isinstance(data, Rows) else rows_of(data)
-        trio.run(take_part, directory, invitation, rows, assignment.config, (tell,))
+        trio.run(
+            take_part, directory, invitation, rows, assignment.config, (tell,), lambda: time.time() + skew
+        )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 import trio
 
@@ -68,6 +68,10 @@ class Launcher:
         """Let those of each group reach each other and nobody else, once they are plugged in."""
         await self._change_network({"connect": groups})
 
+    async def throttle(self, name: str, rate: int | None) -> None:
+        """Let so many bits a second to and from a process that is plugged in; None for no limit."""
+        await self._change_network({"throttle": rate, "node": name})
+
     async def _change_network(self, request: Mapping[str, object]) -> None:
         with trio.CancelScope(shield=True):  # a matter of milliseconds, and no answer is left for the next
             async with self._changing:
@@ -115,8 +119,13 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def prepared() -> Iterator[Server]:
-    """A fork server for this block, in a new process, which imports what nodes need."""
+def prepared(stderr: IO[bytes] | None = None, folder: Path | None = None) -> Iterator[Server]:
+    """A fork server for this block, in a new process, which imports what nodes need.
+
+    Args:
+        stderr: where it and its nodes write what they have to say.  [default: this process's]
+        folder: removed in the end, also when this process is killed.
+    """
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -127,8 +136,11 @@ def prepared() -> Iterator[Server]:
                 pass_fds=[theirs.fileno()],
                 env={**forkserver.environment(os.environ), "PYTHONPATH": modules},
                 stdin=subprocess.DEVNULL,
+                stderr=stderr,
                 start_new_session=True,  # Ctrl-C is for the owner, who ends the nodes in good order
             )
+        if folder is not None:
+            ours.sendall(_line({"remove": str(folder)}))
         yield from _until_left(Server(ours, process.wait))
 
 

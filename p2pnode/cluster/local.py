@@ -193,6 +193,16 @@ class LocalCluster:
         """Let all nodes reach each other again after a `partition`."""
         await self.partition()
 
+    async def throttle(self, index: int, rate: int | None) -> None:
+        """Let no more than `rate` bits a second through to a node and as many from it; None for no limit.
+
+        Raises:
+            UserError: the nodes are not `separate`, or this system cannot do it.
+        """
+        if not self._separate:
+            raise UserError("nodes share one network: make the cluster with separate=True to throttle one")
+        await self._launcher.throttle(self._nodes[index].name, rate)
+
     async def wait_end(self) -> dict[str, int]:
         """Wait until no node runs; their exit codes by name, 0 for a good end."""
         await self._changes.until(lambda: not self.running)
@@ -261,7 +271,8 @@ class LocalCluster:
             running = [address for other in others if other.running for address in other.addresses]
             known, start = running[:HINTS], replace(start, peers=min(start.peers, 1, len(running)))
         config = replace(config, listen=(listen,), peers=(*known, *config.peers), mdns=False, start=start)
-        return Assignment(data_dir, self.manifest, config, self._sources[index], self._file)
+        skew = self._nodes[index].skew
+        return Assignment(data_dir, self.manifest, config, self._sources[index], self._file, skew)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class LocalNode:
         pid: of its process, the last one when it has ended; None before its first start.
         exit_code: of the last process; negative for the signal that killed it, None while it runs.
         tally: sums and last values since its last start.
+        skew: seconds by which its clock is ahead from its next start on; may be set.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class LocalNode:
         self.pid: int | None = None
         self.exit_code: int | None = None
         self.tally = Tally()
+        self.skew = 0.0
         self._assign = assign
         self._launcher = launcher
         self._nursery = nursery
@@ -142,7 +144,8 @@ class LocalNode:
         await self._changes.until(lambda: self.pid is not None)
 
     async def stop(self) -> None:
-        """End it in good order: it saves and says goodbye. After 15 s it is killed."""
+        """End it in good order: it saves and says goodbye, a frozen one too. After 15 s it is killed."""
+        await self.thaw()
         with trio.move_on_after(GRACE):
             await self._end(signal.SIGTERM)
             return
@@ -157,6 +160,14 @@ class LocalNode:
         await self.stop()
         await self.start()
         await self.wait_for(event=NodeReady)
+
+    async def freeze(self) -> None:
+        """Let its process stand still (SIGSTOP): peers wait for it, and hear nothing."""
+        await self._launcher.signal(self.name, signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        """Let its process go on after a `freeze` (SIGCONT)."""
+        await self._launcher.signal(self.name, signal.SIGCONT)
 
     async def pause(self) -> None:
         """Let it take no further steps, but answer its peers."""

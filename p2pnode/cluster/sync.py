@@ -119,6 +119,21 @@ class SyncNode:
     def events(self, kind: type[Event] = Event) -> list[Stamped]:
         return self._node.events(kind)
 
+    @property
+    def end(self) -> str:
+        return self._node.end
+
+    @property
+    def skew(self) -> float:
+        return self._node.skew
+
+    @skew.setter
+    def skew(self, seconds: float) -> None:
+        self._node.skew = seconds
+
+    def start(self) -> None:
+        self._loop.call(self._node.start)
+
     def kill(self) -> None:
         self._loop.call(self._node.kill)
 
@@ -127,6 +142,12 @@ class SyncNode:
 
     def restart(self) -> None:
         self._loop.call(self._node.restart)
+
+    def freeze(self) -> None:
+        self._loop.call(self._node.freeze)
+
+    def thaw(self) -> None:
+        self._loop.call(self._node.thaw)
 
     def pause(self) -> None:
         self._loop.call(self._node.pause)
@@ -209,6 +230,9 @@ class SyncCluster:
 
     def heal(self) -> None:
         self._loop.call(self._cluster.heal)
+
+    def throttle(self, index: int, rate: int | None) -> None:
+        self._loop.call(self._cluster.throttle, index, rate)
 
     def wait_end(self) -> dict[str, int]:
         return self._loop.call(self._cluster.wait_end)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.events import (
     CaughtUp,
     Checkpointed,
@@ -21,6 +20,7 @@ from p2pnode.events import (
     RoundFinished,
     Stopped,
 )
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.ports import PeerId
 from tests.cli.run import LOOPBACK, Program
 

@@ -18,8 +18,8 @@ import pytest
 
 from p2pnode.cli.demo import make_manifest
 from p2pnode.cluster.wiring import entry, reserved_port
-from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.events import ExchangeCompleted, NodeReady, RoundFinished, Settled, Stopped
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.identity.keys import load_key
 from p2pnode.identity.manifest import Bounds, TaskSpec, load_manifest, write_manifest
 from p2pnode.observe.control import ask

@@ -1,0 +1,118 @@
+"""What was done to a swarm and what its nodes said, by one clock; and from that how long they took.
+
+The clock is the driver's, monotonic: those of the nodes may be wrong, as they are told to be.
+"""
+
+import math
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from p2pnode.chaos.schedule import KINDS, Fault, Width
+from p2pnode.events import Event, ExchangeCompleted, ExchangeUnsettled, NodeReady, RoundFinished
+from p2pnode.observe.stream import Stamped
+from p2pnode.ports import PeerId
+
+SETTLES = 30.0
+"""Seconds after a fault in which exchanges that it hit may still come to their ends."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a node, by its index, said at a `time` of the driver's clock."""
+
+    time: float
+    node: int
+    event: Event
+
+
+@dataclass
+class Done:
+    """A fault that was done.
+
+    Attributes:
+        fault: as planned.
+        began: when it was done.
+        ended: when it began to be undone; infinite until then.
+    """
+
+    fault: Fault
+    began: float
+    ended: float = math.inf
+
+    def has(self, node: int, since: float, until: float) -> bool:
+        """Whether `node` had it at some time between the two."""
+        return node in self.fault.nodes and self.began <= until and self.ended >= since
+
+
+@dataclass
+class Diary:
+    """Everything that happened, in the order of time. A subscriber of a cluster.
+
+    Attributes:
+        notes: what nodes said.
+        done: what was done to them.
+        peers: the node, by its index, of each peer.
+    """
+
+    notes: list[Note] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    peers: dict[PeerId, int] = field(default_factory=dict)
+
+    def __call__(self, name: str, stamped: Stamped) -> None:
+        """Take in one event of the node called `name`: `node 1` has index 0."""
+        node = int(name.split()[1]) - 1
+        if isinstance(ready := stamped.event, NodeReady):
+            self.peers[ready.peer] = node
+        self.notes.append(Note(time.monotonic(), node, stamped.event))
+
+    def between(self, since: float, until: float = math.inf) -> Sequence[Note]:
+        """What was said in that time."""
+        first = bisect_left(self.notes, since, key=lambda note: note.time)
+        return self.notes[first : bisect_right(self.notes, until, key=lambda note: note.time)]
+
+    def back(self, done: Done) -> float | None:
+        """Seconds from the end of a fault until each of its nodes had finished a round and averaged.
+
+        With a node that did not have the fault, if there is one. None when that never came.
+        """
+        waited = max(back(self.between(done.ended), node, self._others(done)) for node in done.fault.nodes)
+        return waited - done.ended if waited < math.inf else None
+
+    def again(self, done: Done) -> float:
+        """When one of its nodes had the next fault; infinite when none had."""
+        later = self.done[self.done.index(done) + 1 :]
+        hit = [one.began for one in later if set(one.fault.nodes) & set(done.fault.nodes)]
+        return min(hit, default=math.inf)
+
+    def unexplained(self) -> Iterator[Note]:
+        """Exchanges whose outcome one end never learned, and no fault of that time says why."""
+        for note in self.notes:
+            if isinstance(event := note.event, ExchangeUnsettled):
+                ends = (note.node, self.peers.get(event.peer, note.node))
+                if not any(self._explains(done, ends, note.time) for done in self.done):
+                    yield note
+
+    def _explains(self, done: Done, ends: tuple[int, int], when: float) -> bool:
+        unsettles = KINDS[done.fault.kind].unsettles
+        return unsettles and any(done.has(node, when - SETTLES, when) for node in ends)
+
+    def _others(self, done: Done) -> set[PeerId]:
+        every = KINDS[done.fault.kind].width is Width.ALL
+        return {peer for peer, node in self.peers.items() if every or node not in done.fault.nodes}
+
+
+def back(notes: Sequence[Note], node: int, others: set[PeerId]) -> float:
+    """When `node` had finished a round and averaged with one of `others`; infinite when it has not."""
+    rounds, exchanges = math.inf, math.inf
+    for note in notes:
+        if note.node != node:
+            continue
+        if isinstance(note.event, RoundFinished):
+            rounds = min(rounds, note.time)
+        elif isinstance(note.event, ExchangeCompleted) and note.event.peer in others:
+            exchanges = min(exchanges, note.time)
+        if max(rounds, exchanges) < math.inf:
+            break
+    return max(rounds, exchanges)
