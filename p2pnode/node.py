@@ -101,6 +101,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_when_asked)
             with self._work:
+                self._world.network.on_fault = membership.fault
                 await nursery.start(membership.run)
                 known = Known(self._config.peers, self._world.network, membership.random)
                 sources, earlier = [known, *self._world.discoveries], self._keeping.peers()

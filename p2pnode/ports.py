@@ -16,6 +16,8 @@ from typing import NewType, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from p2pnode.errors import PeerFault
+
 PeerId = NewType("PeerId", str)
 """A peer's name: the base58btc text of its libp2p peer id, derived from its Ed25519 public key."""
 
@@ -85,7 +87,13 @@ Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Network(Protocol):
-    """This node's end of the network."""
+    """This node's end of the network.
+
+    Attributes:
+        on_fault: told of what a peer did wrong below the conversations. What is theirs to count they count.
+    """
+
+    on_fault: Callable[[PeerId, PeerFault], None]
 
     @property
     def me(self) -> PeerId: ...

@@ -22,6 +22,7 @@ from p2pnode.errors import Disconnected, Unreachable
 from p2pnode.identity.keys import peer_of
 from p2pnode.net.addresses import ADDRESSES_PER_PEER, is_dialable
 from p2pnode.net.host import Libp2pNetwork
+from p2pnode.net.limits import MOST_ANSWERS
 from p2pnode.ports import PeerAddress, PeerId, Stream
 
 STREAM_BYTES = 64 * 1024
@@ -102,6 +103,7 @@ class DhtStream:
         self.muxed_conn = SimpleNamespace(peer_id=id_of(stream.peer))
         self._stream = stream
         self._left = STREAM_BYTES
+        self._writes = 2 * MOST_ANSWERS  # the length of each is written by itself
 
     async def read(self, n: int) -> bytes:
         """Read exactly `n` bytes, or none at the end: what the library takes for one."""
@@ -117,6 +119,10 @@ class DhtStream:
         return bytes(data)
 
     async def write(self, data: bytes) -> None:
+        self._writes -= 1
+        if self._writes < 0:
+            await self._stream.reset()
+            raise Disconnected(f"more than {MOST_ANSWERS} answers in one DHT stream")
         await self._stream.send(data)
 
     async def close(self) -> None:

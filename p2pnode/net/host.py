@@ -29,6 +29,7 @@ from typing import Any
 
 import trio
 
+from p2pnode.bucket import Buckets
 from p2pnode.errors import Disconnected, LinkError, PeerFault, Unreachable
 from p2pnode.identity.keys import Key
 from p2pnode.net.addresses import AddressBook, parse_address, reachable
@@ -49,7 +50,6 @@ from p2pnode.net.limits import (
     MOST_STRANGERS_PER_SUBNET,
     STREAMS,
     STREAMS_PER_PEER,
-    Buckets,
     subnet_of,
     target_of,
 )

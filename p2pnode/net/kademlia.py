@@ -26,6 +26,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
 
+from p2pnode.bucket import Buckets
 from p2pnode.errors import Fault, LinkError, PeerFault
 from p2pnode.net.dht_host import (
     MOST_PROVIDERS,
@@ -38,6 +39,7 @@ from p2pnode.net.dht_host import (
     trim,
 )
 from p2pnode.net.host import Libp2pNetwork
+from p2pnode.net.limits import MOST_ASKING_PER_PEER, QUESTIONS, QUESTIONS_PER_PEER
 from p2pnode.ports import PeerAddress, PeerId, Stream
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class Kademlia:
         self.heard: Callable[[], None] = lambda: None
         self._network = network
         self._random = random
+        self._questions = Buckets[PeerId](QUESTIONS_PER_PEER, QUESTIONS)
+        self._asking: list[PeerId] = []  # those who are being answered
         self._me = id_of(network.me)
         self._host = DhtHost(network)
         self._dht = KadDHT(
@@ -96,8 +100,18 @@ class Kademlia:
         network.serve(KADEMLIA, self._serve)
 
     async def _serve(self, stream: Stream) -> None:
-        await self._dht.handle_stream(cast(Any, DhtStream(stream)))
-        await self.add(stream.peer)
+        peer = stream.peer
+        busy = self._asking.count(peer) >= MOST_ASKING_PER_PEER
+        if busy or not self._questions.take(peer, trio.current_time()):
+            await stream.reset()
+            return
+        self._asking.append(peer)
+        try:
+            with trio.move_on_after(VISIT_SECONDS):  # whoever asks waits no longer either
+                await self._dht.handle_stream(cast(Any, DhtStream(stream)))
+        finally:
+            self._asking.remove(peer)
+        await self.add(peer)
         trim(self._dht.provider_store.providers)
         self.heard()
 

@@ -82,7 +82,7 @@ class Line:
         self._seed = seed
         self._idle_at = 0.0  # when the last byte accepted so far has left
         self._last_arrival = 0.0
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._lots: dict[trio.lowlevel.ParkingLot, None] = {}  # where anybody waits
 
     @cached_property
     def _random(self) -> Random:
@@ -117,12 +117,21 @@ class Line:
                 arrival = outage.end + self.link.latency
         return arrival
 
-    async def until(self, due: Callable[[], float]) -> None:
-        """Wait for the moment that `due` names, asking again after every `changed`."""
+    async def until(self, due: Callable[[], float], lot: trio.lowlevel.ParkingLot) -> None:
+        """Wait for the moment that `due` names, asking again when called out of `lot`."""
         while (moment := due()) > trio.current_time():
-            with trio.move_on_at(moment):
-                await self._waiting.park()
+            self._lots[lot] = None
+            try:
+                if moment < math.inf:
+                    with trio.move_on_at(moment):
+                        await lot.park()
+                else:
+                    await lot.park()
+            finally:
+                if not lot:
+                    self._lots.pop(lot, None)
 
     def changed(self) -> None:
         """Let everybody who waits on this line ask again what they are waiting for."""
-        self._waiting.unpark_all()
+        for lot in self._lots:
+            lot.unpark_all()

@@ -44,6 +44,7 @@ class Pipe:
         self.refusal = math.inf  # arrival, at the sender, of the news that nobody reads any more
         self._segments: deque[tuple[float, memoryview]] = deque()
         self._unread = 0
+        self._waiting = trio.lowlevel.ParkingLot()
 
     @property
     def room(self) -> int:
@@ -54,13 +55,13 @@ class Pipe:
             # A copy: the sender may change its buffer as soon as `send` returns.
             self._segments.append((self.line.depart(len(data)), memoryview(bytes(data))))
             self._unread += len(data)
-            self.line.changed()
+            self.changed()
 
     def finish(self) -> float:
         """Send the end; returns its arrival."""
         arrival = math.inf if self.mute else self.line.depart(0)
         self.end = min(self.end, arrival)
-        self.line.changed()
+        self.changed()
         return arrival
 
     def due(self) -> float:
@@ -77,8 +78,17 @@ class Pipe:
         if size < len(data):
             self._segments.appendleft((arrival, data[size:]))
         self._unread -= size
-        self.line.changed()
+        self.changed()
         return size
+
+    async def until(self, due: Callable[[], float]) -> None:
+        """Wait for the moment that `due` names, asking again after every `changed`."""
+        await self.line.until(due, self._waiting)
+
+    def changed(self) -> None:
+        """Let the reader and the writer ask again what they are waiting for."""
+        if self._waiting:
+            self._waiting.unpark_all()
 
 
 @dataclass
@@ -128,13 +138,13 @@ class MemoryStream:
         return self._hung_up or (self._closed and self._incoming.end < math.inf)
 
     async def send(self, data: Bytes) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         self._submit(data)
         rest = memoryview(data).cast("B")
         try:
             while rest:
-                await self._outgoing.line.until(self._sendable)
+                await self._outgoing.until(self._sendable)
                 self._check_open()
                 size = min(len(rest), self._outgoing.room, SEGMENT_BYTES)
                 self._outgoing.put(rest[:size])
@@ -165,9 +175,9 @@ class MemoryStream:
             raise Disconnected(f"the stream with {self.peer} was reset")
 
     async def receive_into(self, view: memoryview) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         while view:
-            await self._incoming.line.until(self._receivable)
+            await self._incoming.until(self._receivable)
             size = 0 if self._hung_up else self._incoming.take_into(view)
             if not size:
                 raise Disconnected(f"the stream with {self.peer} has ended")
@@ -190,4 +200,4 @@ class MemoryStream:
         if not self._hung_up:
             self._closed = self._hung_up = True
             self._incoming.refusal = self._outgoing.finish()
-            self._incoming.line.changed()
+            self._incoming.changed()

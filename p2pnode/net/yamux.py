@@ -20,8 +20,9 @@ decrypting does that without a copy. Only what nobody waits for is kept, and tha
 buffer that a reader has handed in, up to `MOST_CREDIT` at a time: such bytes take no memory of ours.
 Should that reader leave in the middle they do, so what is granted beyond first windows counts against a
 budget of the connection and of the node, as does what lies unread. A reader that stalls for an hour costs
-its window, and nothing else happens. Who sends beyond its credit, or breaks any other rule, loses the
-connection.
+its window, and nothing else happens; but one that has closed its own side and leaves something unread for
+`KEEP_ALIVE_SECONDS` is taken to have left, or else a peer's unwanted last words would be kept for as long as
+the connection. Who sends beyond its credit, or breaks any other rule, loses the connection.
 """
 
 import struct
@@ -29,7 +30,9 @@ from collections.abc import Callable
 
 import trio
 
+from p2pnode.bucket import Bucket
 from p2pnode.errors import Disconnected, Fault, PeerFault, Unreachable
+from p2pnode.net.limits import REFUSALS
 from p2pnode.net.noise import Channel
 from p2pnode.ports import Bytes, PeerId
 
@@ -66,6 +69,9 @@ MOST_UNREAD = 64 * 1024 * 1024
 
 MOST_UNREAD_IN_ALL = 512 * 1024 * 1024
 """The same on all connections of a node."""
+
+TURN = 64
+"""Frames read before all else that this node does has its turn: 20,000 small ones may be received at once."""
 
 KEEP_ALIVE_SECONDS = 30.0
 """Without a byte from the peer until it is asked for one, and again until it counts as gone."""
@@ -121,6 +127,7 @@ class YamuxStream:
         self._sent_all = False
         self._received_all = False
         self._over = False  # reset by either side, or the connection ended
+        self._left = False  # closed here and not read to its end, when that was noticed last
 
     @property
     def peer(self) -> PeerId:
@@ -198,6 +205,7 @@ class YamuxStream:
     async def receive_into(self, view: memoryview) -> None:
         rest = _as_bytes(view)
         await trio.lowlevel.checkpoint_if_cancelled()
+        self._left = False
         there = min(len(rest), len(self._unread))
         if there and not self._over:
             rest[:there] = self._unread[:there]
@@ -261,6 +269,14 @@ class YamuxStream:
             self._changed.unpark_all()
             self._forget_if_done()
 
+    def notice(self) -> None:
+        """Drop it, if it is closed here and what is unread was so the last time."""
+        if self._sent_all and self._unread and self._view is None:
+            if self._left:
+                self._session.say(CREDIT, RST, self._number)
+                self.end()
+            self._left = True
+
     def end(self) -> None:
         """Nothing more goes either way."""
         self._over = True
@@ -321,6 +337,7 @@ class Yamux:
     Attributes:
         room: senders that wait for room, in their order.
         budget: of this connection.
+        admits: whether the peer may open one more stream, which `accept` then gets. Others are reset at once.
         streams: those open, by number.
         leaving: one of the two sides has said go-away: no streams are opened any more.
         ended: nothing goes in or out any more.
@@ -331,6 +348,7 @@ class Yamux:
         self.dialled = dialled
         self.room = trio.lowlevel.ParkingLot()
         self.budget = Budget(MOST_UNREAD, budget)
+        self.admits: Callable[[], bool] = lambda: True
         self.streams: dict[int, YamuxStream] = {}
         self.leaving = False
         self.ended = False
@@ -342,6 +360,7 @@ class Yamux:
         self._written = trio.lowlevel.ParkingLot()
         self._writing = False
         self._heard = True  # since keep-alive looked last
+        self._refusals = Bucket(REFUSALS)
 
     async def run(self, accept: Callable[[YamuxStream], None]) -> None:
         """Carry streams until the connection ends; `accept` is called with each that the peer opens.
@@ -452,6 +471,8 @@ class Yamux:
             asked, self._heard = not self._heard, False
             if asked:
                 self.say(PING, SYN, 0)
+            for stream in list(self.streams.values()):
+                stream.notice()
             await trio.sleep(KEEP_ALIVE_SECONDS)
         scope.cancel()
 
@@ -459,7 +480,11 @@ class Yamux:
 
     async def _read_all(self, accept: Callable[[YamuxStream], None]) -> None:
         header = memoryview(bytearray(HEADER.size))
+        frames = 0
         while not self.ended:
+            frames += 1
+            if not frames % TURN:
+                await trio.lowlevel.checkpoint()
             await self._read_into(header)
             self._heard = True
             version, kind, flags, number, length = HEADER.unpack(header)
@@ -502,7 +527,10 @@ class Yamux:
     def _opened(self, accept: Callable[[YamuxStream], None], number: int) -> None:
         if not number or number % 2 == self._parity or number in self.streams:
             raise PeerFault(Fault.UNEXPECTED, f"a stream opened with the number {number}")
-        if self.leaving or sum(one % 2 != self._parity for one in self.streams) >= MOST_STREAMS:
+        full = sum(one % 2 != self._parity for one in self.streams) >= MOST_STREAMS
+        if self.leaving or full or not self.admits():
+            if not self._refusals.take(trio.current_time()):
+                raise PeerFault(Fault.OVERSIZED, "it goes on opening streams that are refused")
             self.say(CREDIT, RST, number)
             return
         stream = self.streams[number] = YamuxStream(self, number)

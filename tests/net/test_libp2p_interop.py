@@ -146,6 +146,7 @@ async def test_the_library_waits_for_us_five_seconds_and_loses_nothing_but_its_s
 
 
 @pytest.mark.slow
+@pytest.mark.fault("slow reader, slow writer")
 async def test_we_wait_for_a_reader_of_the_library_that_stalls_for_a_minute() -> None:
     data = noise(4 * MIB, seed=1)
     async with we_dial() as pair, trio.open_nursery() as nursery:
@@ -156,6 +157,7 @@ async def test_we_wait_for_a_reader_of_the_library_that_stalls_for_a_minute() ->
 
 
 @pytest.mark.slow
+@pytest.mark.fault("slow reader, slow writer")
 async def test_a_reader_of_ours_that_stalls_for_a_minute_costs_one_window_and_resets_nobody() -> None:
     data = noise(64 * MIB, seed=1)
     async with two_peers() as (network, other), trio.open_nursery() as nursery:

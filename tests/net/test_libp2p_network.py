@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from p2pnode.errors import Disconnected, Unreachable, UserError
-from p2pnode.net.host import MOST_CONNECTIONS_PER_PEER, Libp2pNetwork, open_network
+from p2pnode.net.host import Libp2pNetwork, open_network
+from p2pnode.net.limits import MOST_CONNECTIONS_PER_PEER
 from p2pnode.net.multistream import receive
 from p2pnode.net.yamux import YamuxStream
 from p2pnode.ports import PeerAddress, Stream

@@ -231,6 +231,25 @@ async def test_healing_twice_changes_nothing(autojump_clock: MockClock) -> None:
         assert await arrival(far) == begun
 
 
+async def test_a_cut_is_one_way_and_others_go_on_when_one_ends(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0, link=FAR)
+    async with alice_and_bob(fabric) as (_, near, far):
+        there = fabric.cut(lambda source, target: (source, target) == (ALICE, BOB))
+        await far.send(b"!")
+        await receive(near, 1)
+        fabric.partition([[ALICE]])
+        begun = trio.current_time()
+        await near.send(b"!")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, far, 1)
+            await trio.sleep(10)
+            fabric.heal()
+            await trio.sleep(10)
+            assert nursery.child_tasks
+            fabric.join(there)
+        assert trio.current_time() == begun + 20 + FAR.latency
+
+
 async def test_a_death_behind_a_partition_is_noticed_when_it_heals(autojump_clock: MockClock) -> None:
     fabric = MemoryFabric(seed=0, link=FAR)
     async with alice_and_bob(fabric) as (_, near, _):
@@ -335,6 +354,24 @@ async def test_nobody_is_there_twice(autojump_clock: MockClock) -> None:
 # Taps
 
 
+async def test_two_with_one_name_are_reached_at_places_of_their_own(autojump_clock: MockClock) -> None:
+    fabric = MemoryFabric(seed=0)
+    served: list[str] = []
+
+    async def serve(place: str, _: Stream) -> None:
+        served.append(place)
+
+    async with fabric.network(ALICE) as alice, fabric.network(BOB) as bob:
+        async with fabric.network(BOB, place="bob.2") as twin:
+            bob.serve(PROTOCOL, partial(serve, "bob"))
+            twin.serve(PROTOCOL, partial(serve, "bob.2"))
+            for network in bob, twin:
+                assert await alice.connect(full_address(network)) == BOB
+                await alice.open(BOB, PROTOCOL)
+        await alice.open(BOB, PROTOCOL)  # where the newer was nobody answers now
+        assert served == ["bob", "bob.2", "bob"]
+
+
 async def test_a_tap_sees_every_send_with_its_ends_and_protocol(autojump_clock: MockClock) -> None:
     fabric, seen = MemoryFabric(seed=0), []
 
@@ -402,6 +439,23 @@ async def test_discovery_does_not_see_through_a_partition(autojump_clock: MockCl
         fabric.heal()
         await trio.sleep(60)
         assert found == {PeerAddress(BOB, ("/memory/bob",))}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_directory_that_does_not_answer_takes_no_announcements_either(
+    autojump_clock: MockClock,
+) -> None:
+    fabric = MemoryFabric(seed=0)
+    fabric.listing = False
+    found: list[PeerId] = []
+    async with trio.open_nursery() as nursery:
+        for peer in ALICE, BOB:
+            nursery.start_soon(MemoryDiscovery(fabric, peer).run, "swarm", lambda a: found.append(a.peer))
+        await trio.sleep(60)
+        assert not found
+        fabric.listing = True
+        await trio.sleep(60)
+        assert set(found) == {ALICE, BOB}
         nursery.cancel_scope.cancel()
 
 

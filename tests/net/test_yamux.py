@@ -25,6 +25,7 @@ from p2pnode.net.yamux import (
     PING,
     RST,
     SYN,
+    TURN,
     WINDOW,
     YamuxStream,
 )
@@ -148,6 +149,7 @@ async def test_a_peer_that_reads_nothing_is_not_asked_for_more_and_more(
 # --- readers and writers that stop ---
 
 
+@pytest.mark.fault("slow reader, slow writer")
 async def test_a_reader_that_stalls_for_minutes_costs_its_window_and_nothing_else(
     autojump_clock: MockClock,
 ) -> None:
@@ -266,6 +268,31 @@ async def test_the_budget_is_whole_again_however_a_stream_ends(end: str, autojum
             assert far.spent == 100_000
             assert await receive(receiver, 100_000) == bytes(100_000)
         await settled(lambda: far.spent == 0 and not far.muxer.streams)
+
+
+async def test_last_words_that_nobody_reads_are_not_kept_for_ever(autojump_clock: MockClock) -> None:
+    async with joined() as (near, far):
+        sender, receiver = await opened(near, far)
+        slow, patient = await opened(near, far)
+        for stream in (sender, slow):
+            await stream.send(bytes(100))
+            await stream.close()
+        await receiver.close()  # and is never looked at again
+        await settled(lambda: far.spent == 200 and list(near.muxer.streams.values()) == [slow])
+        await trio.sleep(3 * KEEP_ALIVE_SECONDS)
+        assert list(far.muxer.streams.values()) == [patient]
+        assert await receive(patient, 100) == bytes(100)
+        assert far.spent == 0
+
+
+async def test_who_has_said_all_and_goes_on_reading_may_take_its_time(autojump_clock: MockClock) -> None:
+    async with joined() as (near, far):
+        sender, receiver = await opened(near, far)
+        await receiver.close()
+        for _ in range(10):
+            await sender.send(bytes(100))
+            await trio.sleep(0.9 * KEEP_ALIVE_SECONDS)
+            assert await receive(receiver, 100) == bytes(100)
 
 
 async def test_what_has_arrived_can_be_read_after_the_connection_has_ended(autojump_clock: MockClock) -> None:
@@ -437,6 +464,23 @@ async def test_a_peer_that_asks_and_reads_no_answers_is_cut_off(autojump_clock: 
 
 
 # --- the life of a connection ---
+
+
+async def test_small_frames_without_end_leave_others_their_turn(autojump_clock: MockClock) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with beside_a_stranger() as (_, stranger), trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await stranger.send(frame(PING, ACK, 0, 0) * 5000 + frame(PING, SYN, 0, 7))
+        assert await stranger.read(HEADER.size) == frame(PING, ACK, 0, 7)
+        assert turns > 5000 // TURN
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_silent_peer_is_asked_and_then_given_up(autojump_clock: MockClock) -> None:
