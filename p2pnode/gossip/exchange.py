@@ -187,6 +187,7 @@ class Exchanger:
             self.slot.waiting = None
         if waiting.cancel_called:
             await _quietly(send(stream, Withdraw()))
+            await stream.reset()  # the answer, which nobody reads, would keep it open
             return None
         return reply
 
@@ -201,6 +202,7 @@ class Exchanger:
                 taken = await self._swap(stream, offer, mine, accept.direct)
                 refusal = await self._await_ready(stream)
             if refusal:
+                await stream.reset()  # a ready may still come, which nobody reads
                 self._aborted(stream.peer, offer, refusal)
                 return Result.ABORTED
             self._remember(offer.exchange)

@@ -24,6 +24,7 @@ from random import Random
 import trio
 from trio import TaskStatus
 
+from p2pnode.bucket import Buckets, Rate
 from p2pnode.config import Membership as Timing
 from p2pnode.errors import Fault, LinkError, PeerFault
 from p2pnode.events import Event, PeerAlive, PeerFaulted, PeerLost
@@ -51,6 +52,12 @@ SUCCESSORS = 4
 BUSY = 16
 """Members from which on each is greeted less often, so that all greetings cost the same."""
 
+HELLOS_PER_PEER = Rate(5, 100)
+"""Conversations that one peer may begin: 25 times what it does when all is quiet; settling takes bursts."""
+
+HELLOS = Rate(200, 2000)
+"""The same of all peers together: a millisecond each, a fifth of a core."""
+
 FAREWELL = 2.0
 """Seconds for goodbyes: some of the others may be leaving too, and answer no more."""
 
@@ -76,6 +83,7 @@ class Membership:
         self._proof = self.key.sign(claim(self.swarm, self.incarnation))
         self._greeting: dict[PeerId, trio.CancelScope] = {}
         self._suspected: set[PeerId] = set()
+        self._heeded = Buckets[PeerId](HELLOS_PER_PEER, HELLOS)
         self._yielded = -math.inf  # when a member last made room for a stranger
         self._hellos = 0
         self._nursery: trio.Nursery | None = None
@@ -184,6 +192,9 @@ class Membership:
 
     async def serve(self, stream: Stream) -> None:
         """Answer one hello."""
+        if not self._heeded.take(stream.peer, trio.current_time()):
+            await stream.reset()
+            return
         try:
             async with at_most(self.deadlines.first(), "no hello"):
                 question = await receive(stream, Hello, Goodbye, Probe)

@@ -32,6 +32,6 @@ def held(ends: Sequence[End], between: Middleman | None = None) -> Held:
         tasks=trio.lowlevel.current_statistics().tasks_living - (between.tasks if between else 0),
         threads=threading.active_count() - len(trio._core._thread_cache.THREAD_CACHE._idle_workers),
         awaited=sum(len(network._meeting.awaited) for network in networks),
-        strangers=sum(network._strangers for network in networks),
+        strangers=sum(len(network._strangers) for network in networks),
         slots=sum(end.exchanger.slot.busy for end in ends),
     )

@@ -1,7 +1,7 @@
 """Hellos: who becomes a member, how long it stays one, and what a liar can do."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -11,10 +11,10 @@ import trio
 from attrs import evolve
 from trio.testing import MockClock
 
-from p2pnode.errors import Fault, PeerFault
+from p2pnode.errors import Disconnected, Fault, PeerFault
 from p2pnode.events import PeerAlive, PeerFaulted, PeerLost
 from p2pnode.gossip.deadlines import Deadlines
-from p2pnode.gossip.membership import PROTOCOL
+from p2pnode.gossip.membership import HELLOS_PER_PEER, PROTOCOL
 from p2pnode.gossip.standing import DAY, VERSION, Superseded, claim
 from p2pnode.gossip.view import MAX_AVOIDANCE, Stage, View, avoidance
 from p2pnode.identity.keys import Key
@@ -448,6 +448,21 @@ def test_a_full_view_takes_nobody_in_and_still_keeps_its_members_up_to_date() ->
     assert not view.remove(PeerId("x"))
 
 
+async def test_hellos_beyond_a_rate_are_not_answered_and_those_of_others_are(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 2) as (end, other), outsider(network, OUTSIDER, end) as flood:
+        answered = 0
+        for _ in range(3 * HELLOS_PER_PEER.burst):
+            with suppress(Disconnected):
+                await ask(flood, end, hello(OUTSIDER, end))
+                answered += 1
+        passed = trio.current_time() * HELLOS_PER_PEER.second
+        assert HELLOS_PER_PEER.burst <= answered <= HELLOS_PER_PEER.burst + passed + 1
+        other.membership.found(address(end.network.me))
+        await trio.sleep(1)
+        assert end.network.me in other.membership.view
+
+
 # --- suspicion ---
 
 
@@ -524,6 +539,7 @@ async def test_a_witness_answers_its_members_only_and_of_members_only(clock: Moc
         assert not await probe(other.network, one, third.network.me)
 
 
+@pytest.mark.fault("half/half split for an hour, heal")
 async def test_halves_that_were_cut_apart_for_an_hour_meet_again(clock: MockClock) -> None:
     network = fabric()
     async with strangers(network, 6) as members:
@@ -559,6 +575,7 @@ def reached(members: list[End]) -> int:
     return len(found & names.keys())
 
 
+@pytest.mark.fault("half of the nodes die at once")
 async def test_a_swarm_larger_than_a_view_is_one_piece_and_stays_so_when_many_die(clock: MockClock) -> None:
     network, limit = fabric(), 6
     async with strangers(network, 24) as members:

@@ -1,7 +1,8 @@
 """The same conversations over libp2p on loopback: real sockets, real threads, the real clock."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +10,17 @@ import trio
 
 from p2pnode.errors import Disconnected, Fault, PeerFault
 from p2pnode.events import ExchangeCompleted, ExchangeUnsettled, PeerFaulted
-from p2pnode.gossip import membership
+from p2pnode.gossip import exchange, membership
+from p2pnode.gossip.agenda import Reason
 from p2pnode.gossip.exchange import Result
-from p2pnode.net.host import open_network
-from p2pnode.ports import PeerAddress
+from p2pnode.net.host import Libp2pNetwork, open_network
+from p2pnode.ports import PeerAddress, Stream
 from p2pnode.trainer import Worker
+from p2pnode.wire.messages import Decline, Offer, receive, send
 from tests.gossip.ends import CODECS, End, key, make_end, spread, vector
 from tests.gossip.test_consensus import assert_mean_is_kept, gossip
 from tests.gossip.test_settle import far_from, mean, settling
+from tests.net.libp2p_peers import until
 
 
 @asynccontextmanager
@@ -90,6 +94,41 @@ async def test_an_exchange_over_tcp_conserves_the_sum_of_its_two_ends(codec: str
         total = (await one.trainer.vector()).astype(np.float64) + await other.trainer.vector()
         np.testing.assert_allclose(total, vector(0).astype(np.float64) + vector(1), atol=2e-6)
         assert len(one.of(ExchangeCompleted)) == len(other.of(ExchangeCompleted)) == 1
+
+
+def idle(network: Libp2pNetwork) -> bool:
+    """Whether no stream is open."""
+    return all(one.idle for some in network._connections.values() for one in some)
+
+
+async def test_an_offer_that_was_withdrawn_leaves_no_stream_behind() -> None:
+    """Its answer comes when nobody reads it any more."""
+    async with tcp_ends(2) as both, trio.open_nursery() as nursery:
+        one, other = sorted(both, key=lambda end: end.network.me)  # the lower id's offer is accepted
+        asked, answer = trio.Event(), trio.Event()
+        results = []
+
+        async def decline_late(stream: Stream) -> None:
+            await receive(stream, Offer)
+            asked.set()
+            await answer.wait()
+            with suppress(Disconnected):
+                await send(stream, Decline(Reason.BUSY, 0.1))
+
+        async def offer() -> None:
+            results.append(await other.exchanger.offer(one.member()))
+
+        one.network.serve(exchange.PROTOCOL, decline_late)
+        with trio.fail_after(60):
+            nursery.start_soon(offer)
+            await asked.wait()
+            assert await one.exchanger.offer(other.member()) is Result.COMPLETED
+            answer.set()
+            await until(lambda: bool(results))
+        assert results == [Result.WITHDRAWN]
+        for end in (one, other):
+            assert isinstance(end.network, Libp2pNetwork)
+            await until(partial(idle, end.network))
 
 
 async def test_four_nodes_contract_to_their_mean_over_tcp() -> None:

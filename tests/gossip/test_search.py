@@ -48,6 +48,7 @@ async def member(fabric: MemoryFabric, index: int) -> AsyncIterator[End]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.fault("nobody there at start, then somebody")
 async def test_a_node_that_is_alone_asks_all_sources_anew_until_somebody_answers(clock: MockClock) -> None:
     fabric = MemoryFabric(seed=1, link=Link(latency=0.01))
     once, other = Once([]), Once([PeerAddress(OTHER, (f"/memory/{OTHER}",))])
