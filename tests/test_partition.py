@@ -231,6 +231,7 @@ async def test_each_side_of_a_cut_goes_on_and_a_restarted_node_stays_on_its_side
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_separate")
+@pytest.mark.fault("cut of real networks, heal")
 def test_a_swarm_that_was_cut_meets_again_and_settles_as_one() -> None:
     with LocalCluster(manifest(100), nodes=4, config=QUICK, separate=True).sync(live=False) as cluster:
         nodes = list(cluster)

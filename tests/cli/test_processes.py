@@ -91,6 +91,7 @@ def now(node: Program) -> float:
     return node.history()[-1].time
 
 
+@pytest.mark.fault("every bootstrap down for good")
 def test_a_swarm_outlives_its_bootstrap_node_and_takes_in_newcomers(start: Start, tmp_path: Path) -> None:
     swarm = create(start, tmp_path)
     entry, address = bootstrap(start)
@@ -124,6 +125,7 @@ def check_gaps(node: Program, since: float) -> None:
     assert longest <= Deadlines().first(2 * 10_000) + 2 * max(usual, 1.0)
 
 
+@pytest.mark.fault("kill -9 of a process and return with the same key")
 def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Path) -> None:
     swarm = create(start, tmp_path)
     first = join(start, swarm, 1)
@@ -148,6 +150,7 @@ def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Pat
     all_end_well([*survivors, back])
 
 
+@pytest.mark.fault("freeze of a process")
 def test_a_frozen_process_holds_up_nobody_for_longer_than_a_deadline(start: Start, tmp_path: Path) -> None:
     swarm = create(start, tmp_path)
     first = join(start, swarm, 1)
@@ -168,6 +171,7 @@ def test_a_frozen_process_holds_up_nobody_for_longer_than_a_deadline(start: Star
     all_end_well([*awake, frozen])
 
 
+@pytest.mark.fault("two processes with one key")
 def test_of_two_processes_with_one_key_the_earlier_stops(start: Start, tmp_path: Path) -> None:
     swarm = create(start, tmp_path)
     other = join(start, swarm, 1)

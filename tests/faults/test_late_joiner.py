@@ -74,6 +74,7 @@ async def beginning(swarm: Cluster, load: Callable[[int], Load]) -> list[Running
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.fault("late joiner")
 async def test_a_late_joiner_is_as_good_as_the_others_within_three_rounds(
     seed: int, clock: MockClock
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_late_joiner_is_as_good_as_the_others_within_three_rounds(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.fault("late joiner that alone holds a class")
 async def test_what_a_late_joiner_alone_knows_the_others_learn(seed: int, clock: MockClock) -> None:
     async with cluster(lesson(200), seed=seed) as swarm:
         nodes = await beginning(swarm, lambda index: holding(ALL[:NINE], 5 * seed + index))
