@@ -10,23 +10,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Membership:
-    """How a node keeps its view of the others.
-
-    Attributes:
-        interval: seconds between hellos to one member, give or take half. Lower finds silent peers
-            sooner and costs about 1 kB a hello. Too high: the dead stay in the view for minutes.
-        misses: hellos in a row that must fail before a member is dropped. 1 drops peers that hiccup.
-        jitter: seconds over which a node spreads its first hellos to new peers. Too low in a big
-            swarm: everybody dials a newcomer at once.
-    """
-
-    interval: float = 5.0
-    misses: int = 2
-    jitter: float = 0.05
-
-
-@dataclass(frozen=True)
 class Start:
     """When training begins.
 
@@ -84,6 +67,9 @@ class Config:
             exchanges take long, and the first ones with each peer miss their deadlines until these have
             grown, see `gossip/deadlines.py`.
         evaluate: rounds between two evaluations. 1 costs an evaluation each round.
+        hello: seconds between two hellos to one of up to 16 members, give or take half; with more members
+            longer, so that all hellos cost the same. Who dies is noticed sooner, by the next exchange. Choose
+            more where thousands of nodes are simulated in one process. Too long: the dead stay in the view.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
@@ -92,7 +78,7 @@ class Config:
     direct: bool = True
     bandwidth: float = math.inf
     evaluate: int = 1
-    membership: Membership = field(default_factory=Membership)
+    hello: float = 5.0
     start: Start = field(default_factory=Start)
     finish: Finish = field(default_factory=Finish)
     saving: Saving = field(default_factory=Saving)

@@ -86,7 +86,7 @@ class Node:
             view=View(FIRST_VIEW),
             publish=world.publish,
             random=Random(f"{self._seed} {incarnation}"),
-            timing=config.membership,
+            interval=config.hello,
             deadlines=self._deadlines,
         )
 

@@ -14,7 +14,7 @@ import trio
 from p2pnode.cli.demo import make_manifest
 from p2pnode.cluster import LocalCluster, LocalNode, SyncNode
 from p2pnode.cluster.wiring import cut
-from p2pnode.config import Config, Membership, Start
+from p2pnode.config import Config, Start
 from p2pnode.errors import UserError
 from p2pnode.events import Event, ExchangeCompleted, PeerAlive, PeerLost, Settled
 from p2pnode.identity.manifest import Manifest, TaskSpec
@@ -26,7 +26,7 @@ PATIENCE = 90.0
 
 ENDLESS = 1_000_000
 
-QUICK = Config(start=Start(peers=3), membership=Membership(interval=1.0))
+QUICK = Config(start=Start(peers=3), hello=1.0)
 """Notices soon who has fallen silent."""
 
 SWITCH = """

@@ -25,7 +25,6 @@ import trio
 
 from p2pnode.bench.process import now
 from p2pnode.config import Config, Finish
-from p2pnode.config import Membership as Timing
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event, ExchangeCompleted
 from p2pnode.gossip import exchange
@@ -274,7 +273,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
             view=View(plan.members),
             publish=lambda event: None,
             random=Random(plan.index),
-            timing=Timing(),
+            interval=Config.hello,
             deadlines=deadlines,
             standing=Standing(stage=Stage.TRAINING, layout=trainer.layout),
         )

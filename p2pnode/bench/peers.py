@@ -13,7 +13,7 @@ from random import Random
 import trio
 
 from p2pnode.bench.launch import LOOPBACK
-from p2pnode.config import Membership as Timing
+from p2pnode.config import Config
 from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.membership import Membership
 from p2pnode.gossip.view import View
@@ -55,7 +55,7 @@ def _membership(key: Key, network: Libp2pNetwork, swarm: str, random: Random) ->
         view=View(64),
         publish=lambda _event: None,
         random=random,
-        timing=Timing(),
+        interval=Config.hello,
         deadlines=Deadlines(),
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from p2pnode.config import Config, Membership, Start
+from p2pnode.config import Config, Start
 from p2pnode.errors import UserError
 from p2pnode.identity.manifest import Manifest
 from p2pnode.learning.data import Shard
@@ -69,10 +69,5 @@ def file_of(task: "Own | Path | str", manifest: Manifest) -> "File":
 
 
 def usual(count: int, manifest: Manifest) -> Config:
-    """A node's choices when nobody says otherwise.
-
-    Everybody greets everybody, which costs the square of their number: with 50 nodes on two cores most
-    of the time, if it were as often as on a real network. Who dies is noticed by the next exchange.
-    """
-    start = Start(peers=min(count - 1, manifest.bounds.peers))
-    return Config(start=start, membership=Membership(interval=max(Membership.interval, count / 2)))
+    """A node's choices when nobody says otherwise: training begins when all have met."""
+    return Config(start=Start(peers=min(count - 1, manifest.bounds.peers)))

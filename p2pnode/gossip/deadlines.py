@@ -12,8 +12,8 @@ whose line became slow would never be waited for long enough to be learned about
 """
 
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from statistics import median
@@ -52,6 +52,7 @@ class Wait(Enum):
     """What is waited for."""
 
     ANSWER = "answer"  # to a question that takes no work
+    PROBE = "probe"  # whether somebody else answers, which it waits for itself
     EXCHANGE = "exchange"  # of two snapshots, from its begin to its end
     STATE = "state"  # a manifest or a model
 
@@ -100,8 +101,8 @@ class Deadlines:
         past = self._remembered(peer, wait)
         past.missed = min(past.missed + 1, MOST_DOUBLINGS)
 
-    @asynccontextmanager
-    async def within(self, peer: PeerId, wait: Wait, complaint: str, size: int = 0) -> AsyncIterator[None]:
+    @contextmanager
+    def within(self, peer: PeerId, wait: Wait, complaint: str, size: int = 0) -> Iterator[None]:
         """A block that `peer` keeps waiting for `size` bytes. What it takes is learned from.
 
         Raises:
@@ -109,7 +110,7 @@ class Deadlines:
         """
         began = trio.current_time()
         try:
-            async with at_most(self.of(peer, wait, size), complaint):
+            with at_most(self.of(peer, wait, size), complaint):
                 yield
                 self.took(peer, wait, trio.current_time() - began, size)
         except PeerFault as error:
@@ -132,8 +133,8 @@ class Deadlines:
         return past
 
 
-@asynccontextmanager
-async def at_most(seconds: float, complaint: str) -> AsyncIterator[None]:
+@contextmanager
+def at_most(seconds: float, complaint: str) -> Iterator[None]:
     """A block that a peer may keep waiting for so long.
 
     Raises:

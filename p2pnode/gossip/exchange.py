@@ -10,7 +10,7 @@
 
 **The initiator decides.** Having the acceptor's snapshot and its `ready`, it says so and applies;
 otherwise it says `abort`, or nothing. An acceptor that said `ready` and hears no decision asks for
-the outcome on new streams until its deadline, or until the initiator is known to be gone. An
+the outcome on new streams, for ten seconds at least, or until the initiator is known to be gone. An
 initiator that is asked while it waits for that `ready` aborts, for it must have been lost; what it
 committed it remembers; and a node that knows nothing of an exchange answers `unknown`, which means
 aborted. So both apply or neither does, unless the initiator dies or stays cut off past the deadline
@@ -144,7 +144,7 @@ class Exchanger:
     async def serve(self, stream: Stream) -> None:
         """Answer one offer, or one question for an outcome. A broken link ends it quietly."""
         try:
-            async with at_most(self._deadlines.first(), "no offer"):
+            with at_most(self._deadlines.first(), "no offer"):
                 question = await receive(stream, Offer, AskOutcome)
             if isinstance(question, AskOutcome):
                 await send(stream, Outcome(self._outcome(question.exchange)))
@@ -180,9 +180,8 @@ class Exchanger:
         waiting = self.slot.waiting = trio.CancelScope()
         try:
             await send(stream, offer)  # outside of the scope: a write must not be cut in half
-            with waiting:
-                async with self._deadlines.within(stream.peer, Wait.ANSWER, "no answer to an offer"):
-                    reply = await receive(stream, Accept, Decline)
+            with waiting, self._deadlines.within(stream.peer, Wait.ANSWER, "no answer to an offer"):
+                reply = await receive(stream, Accept, Decline)
         finally:
             self.slot.waiting = None
         if waiting.cancel_called:
@@ -196,7 +195,7 @@ class Exchanger:
         self.slot.pending = offer.exchange
         try:
             # A quarter sooner than the acceptor's time, which so hears soon enough that ours was up.
-            async with at_most(0.75 * self._granted(offer, accept), "its snapshot did not arrive"):
+            with at_most(0.75 * self._granted(offer, accept), "its snapshot did not arrive"):
                 mine = self._invitation(stream, offer) if accept.direct else b""
                 await send(stream, Begin(mine))
                 taken = await self._swap(stream, offer, mine, accept.direct)
@@ -249,7 +248,7 @@ class Exchanger:
         started = trio.current_time()
         granted = self._granted(offer, accept)
         deadline = started + granted
-        async with at_most(granted, "did not begin"):
+        with at_most(granted, "did not begin"):
             mine = self._invitation(stream, offer)
             await send(stream, evolve(accept, direct=mine))
             begin = await receive(stream, Begin, Withdraw)
@@ -257,9 +256,10 @@ class Exchanger:
                 return
         committed: bool | None = None
         try:
-            async with at_most(deadline - trio.current_time(), "its snapshot did not arrive"):
+            with at_most(deadline - trio.current_time(), "its snapshot did not arrive"):
                 taken = await self._swap(stream, offer, mine, begin.direct)
-            with trio.move_on_at(deadline):
+            # Whoever is not sure waits for longer than others: lines lose what they carry now and then.
+            with trio.move_on_at(max(deadline, trio.current_time() + self._deadlines.first())):
                 committed = await self._decision(stream, offer, granted / 4)
             if committed:
                 with trio.CancelScope(shield=True):
@@ -305,7 +305,7 @@ class Exchanger:
     @asynccontextmanager
     async def _conversation(self, peer: PeerId) -> AsyncIterator[Stream]:
         """A new stream to `peer`: closed in good order, or reset on the way out of trouble."""
-        async with self._deadlines.within(peer, Wait.ANSWER, "did not take a stream"):
+        with self._deadlines.within(peer, Wait.ANSWER, "did not take a stream"):
             stream = await self._network.open(peer, PROTOCOL)
         try:
             yield stream

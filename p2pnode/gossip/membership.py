@@ -17,7 +17,8 @@ with the later one's own signed word, so that nobody can talk a node into stoppi
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -25,7 +26,6 @@ import trio
 from trio import TaskStatus
 
 from p2pnode.bucket import Buckets, Rate
-from p2pnode.config import Membership as Timing
 from p2pnode.errors import Fault, LinkError, PeerFault
 from p2pnode.events import Event, PeerAlive, PeerFaulted, PeerLost
 from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
@@ -39,6 +39,12 @@ from p2pnode.wire.messages import Goodbye, Hello, Probe, Probed, Refused, receiv
 _log = logging.getLogger(__name__)
 
 PROTOCOL = "/p2pnode/hello/1"
+
+JITTER = 0.05
+"""Seconds over which first hellos to new peers are spread, lest everybody dials a newcomer at once."""
+
+MISSES = 2
+"""Hellos in a row that must fail before a member is lost: one may have met a hiccup."""
 
 WITNESSES = 3
 """Members that are asked about one who does not answer: as many as in SWIM."""
@@ -64,7 +70,11 @@ FAREWELL = 2.0
 
 @dataclass
 class Membership:
-    """Keeps `view` by hellos."""
+    """Keeps `view` by hellos.
+
+    Attributes:
+        interval: seconds between two hellos to one member, see `Config.hello`.
+    """
 
     network: Network
     key: Key
@@ -73,7 +83,7 @@ class Membership:
     view: View
     publish: Callable[[Event], None]
     random: Random
-    timing: Timing
+    interval: float
     deadlines: Deadlines
     manifest: Manifest | None = None
     standing: Standing = field(default_factory=Standing)
@@ -96,7 +106,7 @@ class Membership:
             task_status.started()
             try:
                 while True:
-                    await trio.sleep(self.random.uniform(0.5, 1.5) * self.timing.interval)
+                    await trio.sleep(self.random.uniform(0.5, 1.5) * self.interval)
                     self._replenish()
             finally:
                 self._nursery = None  # hellos are answered to the end, but nobody is greeted any more
@@ -122,9 +132,8 @@ class Membership:
             self._nursery.start_soon(self._keep_greeting, peer, scope)
 
     def _room(self) -> int:
-        """How many more may be greeted: about so many are missing in the view."""
-        strangers = sum(peer not in self.view for peer in self._greeting)
-        return self.view.limit - len(self.view) - strangers
+        """How many more may be greeted: about so many are missing in the view, where all are greeted."""
+        return self.view.limit - len(self._greeting)
 
     def _replenish(self) -> None:
         """Greet some of the reserves where members are missing."""
@@ -139,26 +148,25 @@ class Membership:
             PeerFault: it did not answer in time, broke the protocol, or is not of this swarm.
             Superseded: it proved that another process with our key started later.
         """
-        answer = await self._ask(peer, self._hello(peer, agreed=True))
+        with self.deadlines.within(peer, Wait.ANSWER, "no answer to a hello"):
+            async with self._conversation(peer) as stream:
+                await send(stream, self._hello(peer, agreed=True))
+                answer = await receive(stream, Hello, Refused)
         if isinstance(answer, Refused):
             self._refused(answer)
-        elif isinstance(answer, Hello):
+        else:
             self._heard(peer, answer, answered=True)
 
-    async def _ask(self, peer: PeerId, question: Hello | Probe) -> Hello | Refused | Probed:
-        async with self.deadlines.within(peer, Wait.ANSWER, "no answer to a hello"):
-            stream = await self.network.open(peer, PROTOCOL)
-            try:
-                await send(stream, question)
-                if isinstance(question, Probe):
-                    answer: Hello | Refused | Probed = await receive(stream, Probed)
-                else:
-                    answer = await receive(stream, Hello, Refused)
-                await stream.close()
-            except BaseException:
-                await stream.reset()
-                raise
-        return answer
+    @asynccontextmanager
+    async def _conversation(self, peer: PeerId) -> AsyncIterator[Stream]:
+        """A new stream to `peer`: closed in good order, or reset on the way out of trouble."""
+        stream = await self.network.open(peer, PROTOCOL)
+        try:
+            yield stream
+            await stream.close()
+        except BaseException:
+            await stream.reset()
+            raise
 
     def suspect(self, peer: PeerId) -> None:
         """Something failed with `peer`: look at once whether it is still there."""
@@ -182,9 +190,8 @@ class Membership:
     async def _tell(self, peer: PeerId, goodbye: Goodbye) -> None:
         with trio.move_on_after(FAREWELL):
             try:
-                stream = await self.network.open(peer, PROTOCOL)
-                await send(stream, goodbye)
-                await stream.close()
+                async with self._conversation(peer) as stream:
+                    await send(stream, goodbye)
             except LinkError:
                 return  # it will notice by itself
 
@@ -196,7 +203,7 @@ class Membership:
             await stream.reset()
             return
         try:
-            async with at_most(self.deadlines.first(), "no hello"):
+            with at_most(self.deadlines.first(), "no hello"):
                 question = await receive(stream, Hello, Goodbye, Probe)
                 if isinstance(question, Hello):
                     await send(stream, self._answer(stream.peer, question))
@@ -279,7 +286,7 @@ class Membership:
         if not self.view.full():
             return True
         parting = self.view.yields(hello.known, self.random)
-        if parting is None or now - self._yielded < self.timing.interval or self._nursery is None:
+        if parting is None or now - self._yielded < self.interval or self._nursery is None:
             return False
         self._yielded = now
         self.lose(parting.peer, "elsewhere")
@@ -340,9 +347,9 @@ class Membership:
             self.view.unreached(peer, trio.current_time(), self.random)
             return
         self._change()
-        if misses < self.timing.misses:
+        if misses < MISSES:
             return
-        if misses >= PATIENCE * self.timing.misses or not await self._lives(peer):
+        if misses >= PATIENCE * MISSES or not await self._lives(peer):
             self.lose(peer, "silent")
 
     async def _lives(self, peer: PeerId) -> bool:
@@ -353,8 +360,10 @@ class Membership:
         async def ask(witness: PeerId) -> None:
             nonlocal found
             try:
-                answer = await self._ask(witness, Probe(peer))
-                found = found or (isinstance(answer, Probed) and answer.alive)
+                with self.deadlines.within(witness, Wait.PROBE, "no answer to a probe"):
+                    async with self._conversation(witness) as stream:
+                        await send(stream, Probe(peer))
+                        found = (await receive(stream, Probed)).alive or found
             except (LinkError, PeerFault) as error:
                 _log.debug("%s knows nothing of %s: %s", witness, peer, error)
 
@@ -365,13 +374,13 @@ class Membership:
 
     async def _check(self, peer: PeerId) -> None:
         while peer in self.view and not await self._try_greeting(peer):  # noqa: ASYNC110 - asks a peer
-            await trio.sleep(self.random.uniform(0, self.timing.jitter))
+            await trio.sleep(self.random.uniform(0, JITTER))
         self._suspected.discard(peer)
 
     async def _keep_greeting(self, peer: PeerId, scope: trio.CancelScope) -> None:
         """Greet a peer for as long as it answers. Whoever is found again later starts anew."""
         with scope:
-            await trio.sleep(self.random.uniform(0, self.timing.jitter))
+            await trio.sleep(self.random.uniform(0, JITTER))
             while True:
                 answered = await self._try_greeting(peer)
                 if peer not in self.view:
@@ -384,4 +393,4 @@ class Membership:
 
     def _pause(self) -> float:
         """Seconds between two hellos to one member."""
-        return self.timing.interval * max(1.0, len(self.view) / BUSY)
+        return self.interval * max(1.0, len(self.view) / BUSY)

@@ -70,14 +70,14 @@ class Donor:
     async def serve(self, stream: Stream) -> None:
         """Answer one fetch. A broken link ends it quietly."""
         try:
-            async with at_most(self.deadlines.first(), "no fetch"):
+            with at_most(self.deadlines.first(), "no fetch"):
                 question = await receive(stream, Fetch)
             if not self.known(stream.peer):
                 raise PeerFault(Fault.UNEXPECTED, "asks for state before its hello")
             content, digest, round = await self._choose(question)
             mine = question.digest in (digest, b"") and question.offset <= len(content)
             offset = question.offset if mine else 0
-            async with self.deadlines.within(stream.peer, Wait.STATE, "does not take it", len(content)):
+            with self.deadlines.within(stream.peer, Wait.STATE, "does not take it", len(content)):
                 await send(stream, Content(digest, len(content), offset, round))
                 await stream.send(content[offset:])
         except PeerFault as error:
@@ -141,7 +141,7 @@ async def fetch(
     arrival = begun or Arrival()
     for attempt in range(RESUMES + 1):
         try:
-            async with deadlines.within(donor, Wait.STATE, f"its {what} did not arrive", most):
+            with deadlines.within(donor, Wait.STATE, f"its {what} did not arrive", most):
                 stream = await network.open(donor, PROTOCOL)
                 try:
                     await _go_on(stream, what, arrival, least, most)
@@ -192,7 +192,7 @@ async def fetch_manifest(membership: Membership, swarm_id: str) -> Manifest:
                 membership.suspect(member.peer)
             except PeerFault as error:
                 membership.fault(member.peer, error)
-        with trio.move_on_after(membership.timing.interval):
+        with trio.move_on_after(membership.interval):
             await changed.wait()
 
 

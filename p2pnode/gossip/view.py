@@ -222,12 +222,13 @@ class View:
 
     def gossip(self, receiver: PeerId, random: Random) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Some peers to tell `receiver` about: members first, and a few reserves."""
-        members = {m.peer: m.addresses for m in self.all() if m.peer != receiver and m.addresses}
+        members = [peer for peer in sorted(self._members) if peer != receiver]
         fresh = [peer for peer in sorted(self._reserves) if peer != receiver and peer not in self._silent]
-        reserves = {peer: self._reserves[peer] for peer in fresh}
-        few = random.sample(list(reserves), min(MAX_PEERS // 4, len(reserves)))
-        many = random.sample(list(members), min(MAX_PEERS - len(few), len(members)))
-        return tuple((peer, members.get(peer) or reserves[peer]) for peer in (*many, *few))
+        few = random.sample(fresh, min(MAX_PEERS // 4, len(fresh)))
+        many = random.sample(members, min(MAX_PEERS - len(few), len(members)))
+        told = [*((peer, self._members[peer].addresses) for peer in many)]
+        told += [(peer, self._reserves[peer]) for peer in few]
+        return tuple((peer, addresses) for peer, addresses in told if addresses)
 
 
 def hints(hello: Hello) -> Sequence[PeerAddress]:

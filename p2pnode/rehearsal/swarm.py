@@ -201,7 +201,7 @@ class Swarm:
         scenario = self._scenario
         return Config(
             evaluate=self.manifest.training.rounds,
-            membership=config.Membership(interval=scenario.hello),
+            hello=scenario.hello,
             start=config.Start(peers=min(COMPANY, scenario.nodes - 1)),
             finish=config.Finish(grace=60 + 3 * scenario.pace),
             saving=config.Saving(seconds=scenario.saving),

@@ -125,7 +125,7 @@ def check_gaps(node: Program, since: float) -> None:
     assert longest <= Deadlines().first(2 * 10_000) + 2 * max(usual, 1.0)
 
 
-@pytest.mark.fault("kill -9 of a process and return with the same key")
+@pytest.mark.fault("kill -9 of a process; return with the same key and another port")
 def test_nobody_waits_for_the_dead_who_may_come_back(start: Start, tmp_path: Path) -> None:
     swarm = create(start, tmp_path)
     first = join(start, swarm, 1)

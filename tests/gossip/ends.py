@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from p2pnode.config import Membership as Timing
+from p2pnode.config import Config
 from p2pnode.errors import PeerFault
 from p2pnode.events import Event
 from p2pnode.gossip import exchange
@@ -148,7 +148,7 @@ async def make_end(
         view=View(64),
         publish=events.append,
         random=Random(index),
-        timing=Timing(),
+        interval=Config.hello,
         deadlines=deadlines,
         standing=Standing(stage=Stage.TRAINING, layout=trainer.layout),
     )

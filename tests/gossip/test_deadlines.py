@@ -104,7 +104,7 @@ def test_of_many_peers_those_heard_of_last_are_remembered() -> None:
 
 async def wait(deadlines: Deadlines, seconds: float, then: Exception | None = None) -> None:
     """Be kept waiting by a peer, which then fails in some way."""
-    async with deadlines.within(PEER, Wait.ANSWER, "nothing"):
+    with deadlines.within(PEER, Wait.ANSWER, "nothing"):
         await trio.sleep(seconds)
         if then is not None:
             raise then

@@ -158,7 +158,7 @@ async def test_an_initiator_that_dies_after_ready_leaves_its_partner_unsettled(c
         await offer(one, other)
         network.kill(one.network.me)
         await other.exchanger.close()
-        assert trio.current_time() - began <= Deadlines().first(2 * sum(one.trainer.payload)) + 0.1
+        assert trio.current_time() - began <= Deadlines().first(2 * sum(one.trainer.payload)) + 1
         assert len(other.of(ExchangeUnsettled)) == 1
         assert not other.exchanger.slot.busy
 
