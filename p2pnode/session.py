@@ -25,7 +25,7 @@ from p2pnode.learning.data import Dataset, Shard, holdout, partition, take
 from p2pnode.learning.device import devices
 from p2pnode.learning.rows import rows_in
 from p2pnode.learning.task import Task
-from p2pnode.machine import FILES, allow_files, doubt_clock
+from p2pnode.machine import FILES, allow_files, doubt_clock, share_arenas
 from p2pnode.net.dht import DhtDiscovery
 from p2pnode.net.host import open_network
 from p2pnode.net.mdns import MdnsDiscovery
@@ -102,6 +102,7 @@ async def take_part(
     devices()  # said before anything else if there is none
     if (files := allow_files()) < FILES:
         _log.warning("only %d files may be open at once, which limits the peers: see `ulimit -n`", files)
+    share_arenas()
     keep_compiled(Path(platformdirs.user_cache_dir("p2pnode")) / "xla")
     key = load_or_create_key(directory.key)
     stream = EventStream(wall)

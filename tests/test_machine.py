@@ -3,6 +3,7 @@
 import gc
 import mmap
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,33 @@ def test_memory_that_a_process_may_not_take_is_not_free(limit: int) -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert limit / 2 < float(ended.stdout) < limit
     assert ended.returncode == (limit < machine.LEAST_MEMORY)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no arenas")
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_share_two_arenas(shared: bool) -> None:
+    program = f"""
+import ctypes, threading
+from p2pnode.machine import share_arenas
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+if {shared}:
+    share_arenas()
+gate = threading.Barrier(7)
+def take():
+    gate.wait()
+    libc.malloc(1000)
+    gate.wait()
+for _ in range(6):
+    threading.Thread(target=take).start()
+gate.wait()
+gate.wait()
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    arenas = ran.stdout.count("<heap nr=")
+    assert arenas == 2 if shared else arenas > 2
 
 
 def test_this_machine_has_memory_and_a_steady_clock() -> None:

@@ -44,6 +44,7 @@ from p2pnode.learning.recipe import Recipe
 from p2pnode.learning.registry import TASKS
 from p2pnode.learning.rules.average import average
 from p2pnode.learning.task import Task
+from p2pnode.machine import share_arenas
 from p2pnode.net.host import open_network
 from p2pnode.ports import Compute, Network, PeerAddress, PeerId
 from p2pnode.trainer import Trainer, Worker
@@ -321,6 +322,7 @@ def say(what: object) -> None:
 
 async def main(plan: Plan) -> None:
     """Do as told until standard input ends."""
+    share_arenas()  # as a node does
     trainer = await make_trainer(plan)
     if plan.core is not None:
         os.sched_setaffinity(0, {plan.core})
