@@ -104,7 +104,7 @@ def answer(
         return Decline(Reason.BUSY, AGAIN)
     if slot.waiting is not None and me < initiator:
         return Decline(Reason.WAITING, AGAIN)
-    return Accept(own.counted, max(offer.seconds, own.seconds), direct=b"")
+    return Accept(own.counted, own.seconds, direct=b"")
 
 
 def union(one: bytes, other: bytes) -> bytes:

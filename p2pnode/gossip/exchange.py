@@ -195,7 +195,8 @@ class Exchanger:
         self.slot.pending = offer.exchange
         try:
             # A quarter sooner than the acceptor's time, which so hears soon enough that ours was up.
-            with at_most(0.75 * self._granted(offer, accept), "its snapshot did not arrive"):
+            granted = min(accept.seconds, max(offer.seconds, self._usual(offer)))
+            with at_most(0.75 * granted, "its snapshot did not arrive"):
                 mine = self._invitation(stream, offer) if accept.direct else b""
                 await send(stream, Begin(mine))
                 taken = await self._swap(stream, offer, mine, accept.direct)
@@ -242,13 +243,15 @@ class Exchanger:
         if member is None:
             return Decline(Reason.STRANGER, AGAIN)
         own = self._offer(self.agenda, initiator, member.incarnation, self._incarnation)
-        return answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
+        reply = answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
+        if isinstance(reply, Accept):  # who knows better what the line takes is believed, within reason
+            return evolve(reply, seconds=max(own.seconds, min(offer.seconds, self._usual(offer))))
+        return reply
 
     async def _accept(self, stream: Stream, offer: Offer, agenda: Agenda, accept: Accept) -> None:
         started = trio.current_time()
-        granted = self._granted(offer, accept)
-        deadline = started + granted
-        with at_most(granted, "did not begin"):
+        deadline = started + accept.seconds
+        with at_most(accept.seconds, "did not begin"):
             mine = self._invitation(stream, offer)
             await send(stream, evolve(accept, direct=mine))
             begin = await receive(stream, Begin, Withdraw)
@@ -260,7 +263,7 @@ class Exchanger:
                 taken = await self._swap(stream, offer, mine, begin.direct)
             # Whoever is not sure waits for longer than others: lines lose what they carry now and then.
             with trio.move_on_at(max(deadline, trio.current_time() + self._deadlines.first())):
-                committed = await self._decision(stream, offer, granted / 4)
+                committed = await self._decision(stream, offer, accept.seconds / 4)
             if committed:
                 with trio.CancelScope(shield=True):
                     await self.model.apply(taken, offer.weight)
@@ -350,9 +353,9 @@ class Exchanger:
             self.slot.busy = False
             self.slot.free.set()
 
-    def _granted(self, offer: Offer, accept: Accept) -> float:
-        """Seconds for the exchange: what both agreed on, within reason."""
-        return min(accept.seconds, self._deadlines.longest(2 * offer.size))
+    def _usual(self, offer: Offer) -> float:
+        """Seconds that two strangers would have for the exchange."""
+        return self._deadlines.first(2 * offer.size)
 
     def _offer(self, agenda: Agenda, partner: PeerId, initiator: int, acceptor: int) -> Offer:
         ids = (initiator, acceptor, self._offers)

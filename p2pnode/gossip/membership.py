@@ -52,6 +52,9 @@ WITNESSES = 3
 PATIENCE = 3
 """Times as many hellos may fail when a witness says that the peer lives."""
 
+LOOK = 5.0
+"""Seconds between two looks whether members are missing, and between two that make room for others."""
+
 SUCCESSORS = 4
 """Reserves that are greeted at a time: most of them may be dead."""
 
@@ -106,7 +109,8 @@ class Membership:
             task_status.started()
             try:
                 while True:
-                    await trio.sleep(self.random.uniform(0.5, 1.5) * self.interval)
+                    pause = self.interval if self.view.full() else LOOK
+                    await trio.sleep(self.random.uniform(0.5, 1.5) * pause)
                     self._replenish()
             finally:
                 self._nursery = None  # hellos are answered to the end, but nobody is greeted any more
@@ -286,7 +290,7 @@ class Membership:
         if not self.view.full():
             return True
         parting = self.view.yields(hello.known, self.random)
-        if parting is None or now - self._yielded < self.interval or self._nursery is None:
+        if parting is None or now - self._yielded < LOOK or self._nursery is None:
             return False
         self._yielded = now
         self.lose(parting.peer, "elsewhere")

@@ -166,10 +166,12 @@ class View:
     def yields(self, known: int, random: Random) -> Member | None:
         """The member that makes room for a stranger with so many members; None when nobody should.
 
-        Never one that has few itself, and would only be a stranger with few members next.
+        One that has few itself would only be a stranger with few members next: rather another.
         """
-        others = [member for member in self.all() if 2 * member.known >= self.limit]
-        return random.choice(others) if 2 * known < self.limit and others else None
+        if 2 * known >= self.limit or not self._members:
+            return None
+        members = self.all()
+        return random.choice([one for one in members if 2 * one.known >= self.limit] or members)
 
     # --- who is left alone ---
 

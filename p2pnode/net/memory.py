@@ -315,7 +315,7 @@ class MemoryDiscovery:
     """Finds peers in the fabric's directory; implements `ports.Discovery`.
 
     Args:
-        longest: seconds between two lookups at most; drawn anew each time.
+        longest: seconds between two lookups at most, drawn anew each time; the first comes in 2 s.
         addresses: where `me` is; at the place of its name unless it says otherwise.
     """
 
@@ -329,11 +329,13 @@ class MemoryDiscovery:
     async def run(self, swarm: str, found: Callable[[PeerAddress], None]) -> None:
         me = self._here.peer
         random = Random(f"{self._fabric.seed} {swarm} {me}")
+        pause = min(self._longest, 2.0)
         while True:
             self._fabric.announce(swarm, self._here)
-            await trio.sleep(random.uniform(0, self._longest))
+            await trio.sleep(random.uniform(0, pause))
             for peer in self._fabric.lookup(swarm, me, random):
                 found(peer)
+            pause = self._longest
 
 
 class VirtualClock(trio.abc.Clock):

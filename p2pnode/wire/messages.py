@@ -216,7 +216,8 @@ class Accept:
 
     Attributes:
         counted: as in the offer, from the acceptor's side.
-        seconds: that the exchange has from here on: the longer of what both would give it.
+        seconds: that the acceptor gives the exchange from here on: what the initiator would, if that is
+            longer and no more than strangers have, or what it would itself.
         direct: the acceptor's part in a direct connection; empty when it wants none.
     """
 

@@ -12,10 +12,15 @@ from p2pnode.rehearsal.run import Outcome, rehearse
 from p2pnode.rehearsal.scenario import load
 
 PATHS = sorted((Path(__file__).parent / "scenarios").glob("*.toml"))
-SCENARIOS = [
-    pytest.param(path, id=path.stem, marks=pytest.mark.fault(f"whole swarm, virtual: {path.stem}"))
-    for path in PATHS
-]
+LONG = ("churn", "join", "thin")
+
+
+def marks(path: Path) -> list[pytest.MarkDecorator]:
+    fault = pytest.mark.fault(f"whole swarm, virtual: {path.stem}")
+    return [fault, pytest.mark.slow] if path.stem.startswith(LONG) else [fault]
+
+
+SCENARIOS = [pytest.param(path, id=path.stem, marks=marks(path)) for path in PATHS]
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
 
 

@@ -202,6 +202,19 @@ async def test_a_partner_that_stalls_costs_one_deadline(clock: MockClock) -> Non
         assert not one.exchanger.slot.busy
 
 
+async def test_who_wants_more_time_than_strangers_have_does_not_get_it(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (one, other):
+        stream = await one.network.open(other.network.me, exchange.PROTOCOL)
+        greedy = evolve(one.exchanger._offer(Agenda(), other.network.me, 1000, 1001), seconds=1e9)
+        await send(stream, greedy)
+        usual = Deadlines().first(2 * greedy.size)
+        assert (await receive(stream, Accept)).seconds == usual
+        began = trio.current_time()
+        await other.exchanger.close()
+        assert trio.current_time() - began <= usual
+        assert other.faults.pop().fault is Fault.STALLED
+
+
 async def test_another_layout_is_a_fault_and_another_step_is_declined(clock: MockClock) -> None:
     async with ends(fabric(), 2) as (one, other):
         good = one.exchanger._offer(Agenda(), other.network.me, 1000, 1001)

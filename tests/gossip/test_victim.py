@@ -23,12 +23,11 @@ from p2pnode.net.host import Libp2pNetwork, open_network
 from p2pnode.ports import PeerAddress
 from tests.gossip.ends import INCARNATION, End, key, make_end, member
 from tests.gossip.held import held
-from tests.gossip.victim import INDEX, trainers
+from tests.gossip.victim import INDEX, PATIENCE, RATE, trainers
 from tests.net.libp2p_peers import LOOPBACK, full_address, until
 
 pytestmark = pytest.mark.slow
 
-PATIENCE, RATE = 4.0, 1e7
 ENOUGH = 1_000_000  # bytes: the transfer is under way, and far from its end
 ROOT = Path(__file__).parents[2]
 VICTIM = member(key(INDEX).peer, INCARNATION + INDEX)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import click
 import trio
 
+from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.identity.manifest import TaskSpec
 from p2pnode.learning import registry
 from p2pnode.net.host import open_network
@@ -21,6 +22,7 @@ from tests.net.libp2p_peers import LOOPBACK
 BANDWIDTH = 4e6
 HIDDEN = 13_400
 INDEX = 1
+PATIENCE, RATE = 4.0, 1e7  # of its deadlines, and of theirs who watch it die
 
 
 async def trainers(count: int) -> Sequence[Trainer]:
@@ -35,7 +37,9 @@ async def trainers(count: int) -> Sequence[Trainer]:
 async def main(address: str, offers: bool) -> None:
     """Be there until killed."""
     async with open_network(key(INDEX), [LOOPBACK], bandwidth=BANDWIDTH) as network:
-        end = await make_end(network, INDEX, trainers=await trainers(INDEX + 1))
+        end = await make_end(
+            network, INDEX, trainers=await trainers(INDEX + 1), deadlines=Deadlines(PATIENCE, RATE)
+        )
         partner = member(await network.connect(address), INCARNATION)
         end.membership.view.put(partner)
         click.echo(network.addresses[0])
