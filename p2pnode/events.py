@@ -34,7 +34,7 @@ class PeerAlive(Event):
 
 @dataclass(frozen=True)
 class PeerLost(Event):
-    """A peer left the view. `reason` is `goodbye`, `silent` or `superseded`."""
+    """A peer left the view. `reason` is `goodbye`, `silent`, or `elsewhere`: one of the two has no room."""
 
     peer: PeerId
     reason: str
