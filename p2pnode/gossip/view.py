@@ -14,8 +14,8 @@ reserve. The sentences of the paper that are followed here and in `membership.py
   to drop a random member from its active view (again, the member that is dropped will receive a
   Disconnect notification). If a node q receives a low priority Neighbor request, it will only accept the
   request if it has a free slot in its active view, otherwise it will refuse the request." A request is a
-  hello, and its priority is high when the sender has less than half as many members as fit here: with the
-  paper's five members nobody, with 64 a newcomer needs more than one. Once in a few seconds only: whoever
+  hello. Its priority is high in the paper when the sender has no members, and here when it has less than half
+  as many as fit into this view, which is much larger. A member makes room once in a few seconds only: whoever
   makes up many names shall not push out everybody.
 * The paper shuffles views now and then, over a random walk. Here each hello tells some of both views, every
   few seconds, as Cyclon does (Voulgaris, Gavidia and van Steen, 2005), so no walk is needed.
