@@ -30,7 +30,7 @@ from p2pnode.gossip.view import Stage, View
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Manifest
 from p2pnode.keeping import Keeping
-from p2pnode.learning import memory, registry
+from p2pnode.learning import memory
 from p2pnode.learning.data import Dataset
 from p2pnode.learning.task import Task
 from p2pnode.ports import PeerAddress
@@ -162,7 +162,7 @@ class Node:
 
     async def _make_trainer(self, manifest: Manifest) -> Trainer:
         def build() -> Trainer:
-            learner = registry.build(manifest, self._invitation.own)
+            learner = self._world.build(manifest, self._invitation.own)
             memory.check(learner, memory.available())
             rows = self._rows(manifest, learner.task)
             _mention_few(rows.train, manifest.training.batch_size)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from p2pnode.events import Event
 from p2pnode.identity.manifest import Manifest
+from p2pnode.learning import registry
 from p2pnode.learning.data import Dataset
+from p2pnode.learning.learner import Learner
 from p2pnode.learning.own import Own
 from p2pnode.ports import Compute, Discovery, Network
 from p2pnode.storage.directory import DataDirectory
@@ -35,6 +37,8 @@ class World:
         beside: where those of them run that need not wait for training.
         publish: takes events.
         directory: where its files are; None keeps nothing.
+        build: makes the learner of a manifest, and of a person's own task. Nodes that share a process may
+            share what is compiled.
     """
 
     network: Network
@@ -43,6 +47,7 @@ class World:
     beside: Compute
     publish: Callable[[Event], None]
     directory: DataDirectory | None = None
+    build: Callable[[Manifest, Own | None], Learner] = registry.build
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,12 @@ from p2pnode.world import Invitation, Rows, World
 from tests.gossip.ends import key, manifest, slow
 
 E = TypeVar("E", bound=Event)
-BUILD = registry.build
 WALL = 1_800_000_000.0
 
 
 @cache
 def learner() -> Learner:
-    built = BUILD(small_swarm())
+    built = registry.build(small_swarm())
     return replace(built, settle=cache(built.settle))
 
 
@@ -97,9 +96,12 @@ class Running:
 class Cluster:
     """Starts nodes on one fabric."""
 
-    def __init__(self, fabric: MemoryFabric, nursery: trio.Nursery, manifest: Manifest) -> None:
+    def __init__(
+        self, fabric: MemoryFabric, nursery: trio.Nursery, manifest: Manifest, learner: Learner
+    ) -> None:
         self.fabric = fabric
         self.manifest = manifest
+        self._learner = learner  # compiled once: they differ in their number of rounds only
         self._nursery = nursery
 
     async def start(
@@ -125,7 +127,15 @@ class Cluster:
             with directory or nullcontext():
                 async with self.fabric.network(own.peer) as network:
                     discovery = MemoryDiscovery(self.fabric, own.peer)
-                    world = World(network, [discovery], slow(seconds), inline, running.publish, directory)
+                    world = World(
+                        network,
+                        [discovery],
+                        slow(seconds),
+                        inline,
+                        running.publish,
+                        directory,
+                        lambda *_: self._learner,
+                    )
                     running.node = Node(own, incarnation, invitation, rows or rows_of(index), config, world)
                     running.steering = Steering(running.node, world, running.tally)
                     running.started.set()
@@ -139,9 +149,14 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    manifest: Manifest | None = None, *, rounds: int = 10, latency: float = 0.005, seed: int = 5
+    manifest: Manifest | None = None,
+    made: Callable[[], Learner] = learner,
+    *,
+    rounds: int = 10,
+    latency: float = 0.005,
+    seed: int = 5,
 ) -> AsyncIterator[Cluster]:
     fabric = MemoryFabric(seed, link=Link(latency=latency))
     async with trio.open_nursery() as nursery:
-        yield Cluster(fabric, nursery, manifest or small_swarm(rounds))
+        yield Cluster(fabric, nursery, manifest or small_swarm(rounds), made())
         nursery.cancel_scope.cancel()

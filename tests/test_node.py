@@ -31,18 +31,11 @@ from p2pnode.events import (
 )
 from p2pnode.gossip import exchange
 from p2pnode.gossip.view import Stage
-from p2pnode.learning import registry
 from p2pnode.net.memory import run_deterministic
 from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import PeerId
 from p2pnode.wire.messages import Commit, encode
-from tests.nodes import Running, cluster, learner
-
-
-@pytest.fixture(autouse=True)
-def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The swarms here differ in their number of rounds only, which no learner knows."""
-    monkeypatch.setattr(registry, "build", lambda *_: learner())
+from tests.nodes import Running, cluster
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """One compiled learner for all nodes of all rehearsals, which tells what each exchange moved."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -64,15 +63,9 @@ def _built(learning: Learning) -> Learner:
     return replace(built, task=task, settle=cache(built.settle))
 
 
-@contextmanager
-def shared(learning: Learning, moved: Callable[[Moved], None]) -> Iterator[Learner]:
-    """Let all nodes in this block have one learner, which tells what each merge moved: f64[n]."""
-    learner, build = _telling(_built(learning), moved), registry.build
-    registry.build = lambda *_: learner
-    try:
-        yield learner
-    finally:
-        registry.build = build
+def shared(learning: Learning, moved: Callable[[Moved], None]) -> Learner:
+    """One learner for all nodes, which tells what each merge moved: f64[n]."""
+    return _telling(_built(learning), moved)
 
 
 def _telling(learner: Learner, moved: Callable[[Moved], None]) -> Learner:

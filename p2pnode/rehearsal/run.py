@@ -16,6 +16,7 @@ import trio
 
 from p2pnode.events import Event
 from p2pnode.gossip.deadlines import Deadlines
+from p2pnode.learning.learner import Learner
 from p2pnode.net.memory import run_deterministic
 from p2pnode.rehearsal import invariants
 from p2pnode.rehearsal.learner import shared
@@ -76,20 +77,20 @@ def rehearse(scenario: Scenario, seed: int, write: Callable[[str], object] | Non
         folder = None
         if any(deed.do == "start" for deed in deeds):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="p2pnode-")))
-        learner = stack.enter_context(shared(scenario.learning, sums.moved))
-        longest = Deadlines().longest(2 * 4 * learner.size)
-        show = Rehearsal(scenario, seed, longest, Trace(str(folder or ""), write), sums)
+        learner = shared(scenario.learning, sums.moved)
+        show = Rehearsal(scenario, seed, learner, Trace(str(folder or ""), write), sums)
         virtual = run_deterministic(partial(show.run, folder, deeds), seed)
     return show.outcome(virtual, time.perf_counter() - began)
 
 
 class Rehearsal:
-    """One run of one scenario, in which an exchange may take `longest` seconds."""
+    """One run of one scenario."""
 
-    def __init__(self, scenario: Scenario, seed: int, longest: float, trace: Trace, sums: Sums) -> None:
+    def __init__(self, scenario: Scenario, seed: int, learner: Learner, trace: Trace, sums: Sums) -> None:
         self._scenario = scenario
         self._seed = seed
-        self._longest = longest
+        self._learner = learner
+        self._longest = Deadlines().longest(2 * 4 * learner.size)  # of an exchange, in seconds
         self._trace = trace
         self._sums = sums
         self._wrong: dict[str, None] = {}
@@ -101,7 +102,9 @@ class Rehearsal:
         """From the first start to the last end; returns when that was."""
         scenario = self._scenario
         async with trio.open_nursery() as nursery:
-            self._swarm = swarm = Swarm(scenario, self._seed, folder, nursery, self._say, self._sums)
+            self._swarm = swarm = Swarm(
+                scenario, self._seed, self._learner, folder, nursery, self._say, self._sums
+            )
             with trio.move_on_at(scenario.end) as scope:
                 await self._play([deed for deed in deeds if deed.at == 0])
                 for index in range(scenario.nodes):

@@ -26,6 +26,7 @@ from p2pnode.gossip.rounds import chunk_length
 from p2pnode.gossip.view import Stage
 from p2pnode.identity.files import create_file
 from p2pnode.identity.keys import Key
+from p2pnode.learning.learner import Learner
 from p2pnode.net.memory import MemoryDiscovery, MemoryFabric
 from p2pnode.node import Node
 from p2pnode.ports import PeerId
@@ -77,6 +78,7 @@ class Swarm:
     Args:
         scenario: what they are like.
         seed: of their keys, and of all chance.
+        learner: which they share.
         folder: for their files; None when nobody ever comes back.
         nursery: in which they live.
         say: takes events, with the node's name.
@@ -87,6 +89,7 @@ class Swarm:
         self,
         scenario: Scenario,
         seed: int,
+        learner: Learner,
         folder: Path | None,
         nursery: trio.Nursery,
         say: Callable[[str, Event], None],
@@ -101,6 +104,7 @@ class Swarm:
         self.manifest = manifest_of(scenario)
         self._scenario = scenario
         self._seed = seed
+        self._learner = learner
         self._folder = folder
         self._nursery = nursery
         self._say = say
@@ -179,7 +183,9 @@ class Swarm:
             async with self.fabric.network(life.peer, place=self._place(life)) as network:
                 discovery = MemoryDiscovery(self.fabric, life.peer, scenario.lookup, network.addresses)
                 publish, compute = partial(self._heard, life), machine.compute
-                world = World(network, [discovery], compute, compute, publish, directory)
+                world = World(
+                    network, [discovery], compute, compute, publish, directory, lambda *_: self._learner
+                )
                 invitation = Invitation(self.manifest.swarm_id, self.manifest)
                 rows = rows_of(life.index, scenario.learning)
                 life.node = Node(life.key, incarnation, invitation, rows, self._config(), world)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pytest
 
 from p2pnode.config import Config, Finish, Saving, Start
 from p2pnode.errors import UserError, leaves
@@ -34,7 +33,6 @@ E = TypeVar("E", bound=Event)
 ROUNDS = 5
 WALL = 1_800_000_000.0  # seconds since the Unix epoch: when every start is
 NOTHING: Mapping[int, Callable[[], None]] = {}
-BUILD = registry.build
 CONFIG = Config(
     evaluate=ROUNDS,
     start=Start(peers=0, wait=0),
@@ -53,7 +51,7 @@ def swarm() -> Manifest:
 @cache
 def learner() -> Learner:
     """One for all lives: nothing is compiled twice."""
-    built = BUILD(swarm())
+    built = registry.build(swarm())
     return replace(built, settle=cache(built.settle))
 
 
@@ -114,8 +112,7 @@ def live(path: Path, last: int = ROUNDS, meanwhile: Mapping[int, Callable[[], No
     handler = _Lines(life.lines)
     log.addHandler(handler)
     try:
-        with pytest.MonkeyPatch.context() as patch, DataDirectory.open(path) as directory:
-            patch.setattr(registry, "build", lambda *_: learner())
+        with DataDirectory.open(path) as directory:
             run_deterministic(lambda: _live(directory, life, last, meanwhile), seed=1)
     except UserError as error:
         life.refused.append(str(error))
@@ -146,7 +143,7 @@ async def _live(
                     node.stop()
 
         async with MemoryFabric(seed=1).network(key.peer) as network:
-            world = World(network, [], inline, inline, publish, directory)
+            world = World(network, [], inline, inline, publish, directory, lambda *_: learner())
             node = Node(key, incarnation, Invitation(swarm().swarm_id, swarm()), _load, CONFIG, world)
             async with serve_control(directory.path, {}, None):
                 await node.run()

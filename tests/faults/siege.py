@@ -144,9 +144,10 @@ async def _start(
     async def live() -> None:
         async with open_network(key(index), [LOOPBACK]) as network:
             discovery = DhtDiscovery(network, lambda: entries, Random(index))
-            world = World(network, [discovery], slow(0.005), inline, running.publish)
+            world = World(
+                network, [discovery], slow(0.005), inline, running.publish, build=lambda *_: learner()
+            )
             running.node = Node(key(index), INCARNATION, invitation, rows_of(index), config, world)
-            network.on_fault = running.node.membership.fault
             networks.append(network)
             running.started.set()
             await running.node.run()

@@ -17,7 +17,6 @@ import trio
 from p2pnode.errors import Fault, LinkError
 from p2pnode.gossip import exchange, membership, state
 from p2pnode.gossip.standing import claim
-from p2pnode.learning import registry
 from p2pnode.net.limits import DIALS
 from p2pnode.net.yamux import ACK, CREDIT, DATA, FIN, HEADER, PING, RST, SYN
 from p2pnode.wire.messages import Begin, Commit, Decline, Hello, Message, Probe, Refused, encode
@@ -32,11 +31,6 @@ pytestmark = pytest.mark.slow
 SEEDS = range(5)
 STREAMS = 10_000
 PROTOCOLS = (membership.PROTOCOL, exchange.PROTOCOL, state.PROTOCOL)
-
-
-@pytest.fixture(autouse=True)
-def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "build", lambda *_: learner())
 
 
 # Floods below the messages

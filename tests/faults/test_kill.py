@@ -9,20 +9,14 @@ from trio.testing import MockClock
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled, PeerFaulted, RoundFinished
 from p2pnode.gossip import exchange
 from p2pnode.gossip.deadlines import FLOOR
-from p2pnode.learning import registry
 from p2pnode.net.memory_stream import Verdict
 from p2pnode.ports import PeerId
-from tests.nodes import Cluster, Running, cluster, learner
+from tests.nodes import Cluster, Running, cluster
 
 STEPS = 12
 """Messages and pieces of an exchange of the small model, both ways, and a few of the next one."""
 
 SEEDS = range(5)
-
-
-@pytest.fixture(autouse=True)
-def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "build", lambda *_: learner())
 
 
 @pytest.fixture

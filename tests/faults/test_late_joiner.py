@@ -23,12 +23,9 @@ ALL, NINE = range(10), 9
 Load = Callable[[Manifest, Task], Rows]
 
 
-BUILD = registry.build
-
-
 @cache
 def learner() -> Learner:
-    built = BUILD(lesson(1))
+    built = registry.build(lesson(1))
     return replace(built, settle=cache(built.settle))
 
 
@@ -36,11 +33,6 @@ def lesson(rounds: int) -> Manifest:
     small = small_swarm(rounds)
     training = replace(small.training, learning_rate=0.2)
     return replace(small, task=TaskSpec("digits", {"hidden": 32}), training=training)
-
-
-@pytest.fixture(autouse=True)
-def _compile_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "build", lambda *_: learner())
 
 
 @pytest.fixture
@@ -78,7 +70,7 @@ async def beginning(swarm: Cluster, load: Callable[[int], Load]) -> list[Running
 async def test_a_late_joiner_is_as_good_as_the_others_within_three_rounds(
     seed: int, clock: MockClock
 ) -> None:
-    async with cluster(lesson(100), seed=seed) as swarm:
+    async with cluster(lesson(100), learner, seed=seed) as swarm:
         nodes = await beginning(swarm, lambda index: holding(ALL, 5 * seed + index))
         late = await swarm.start(4, rows=holding(ALL, 5 * seed + 4), evaluate=1)
         round = (await late.until(CaughtUp)).round
@@ -90,7 +82,7 @@ async def test_a_late_joiner_is_as_good_as_the_others_within_three_rounds(
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.fault("late joiner that alone holds a class")
 async def test_what_a_late_joiner_alone_knows_the_others_learn(seed: int, clock: MockClock) -> None:
-    async with cluster(lesson(200), seed=seed) as swarm:
+    async with cluster(lesson(200), learner, seed=seed) as swarm:
         nodes = await beginning(swarm, lambda index: holding(ALL[:NINE], 5 * seed + index))
         assert mean(nodes, "nine_accuracy") == 0
         late = await swarm.start(4, rows=holding([NINE], seed))
