@@ -239,14 +239,16 @@ class Membership:
         if self.view.remove(peer):
             self.publish(PeerLost(peer, reason))
             self._change()
-        if reason != "goodbye" and member is not None:
+        if reason == "goodbye" and member is not None:
+            self.view.left(peer, member.incarnation)
+        elif member is not None:
             self.view.reserve(PeerAddress(peer, member.addresses), self.random)
         if reason == "silent":
             self.view.unreached(peer, trio.current_time(), self.random)
         elif reason == "elsewhere":
             self.view.declined(peer, trio.current_time(), self.random)
         if reason != "silent" and peer in self._greeting:
-            self._greeting[peer].cancel()
+            self._greeting.pop(peer).cancel()  # so that it is greeted anew, should it come back at once
         self._replenish()
 
     def _answer(self, peer: PeerId, hello: Hello) -> Hello | Refused:
@@ -266,6 +268,8 @@ class Membership:
         check(peer, hello, known, self.swarm, self.standing.layout, self.manifest)
         if known is not None and (known.incarnation, known.serial) > (hello.incarnation, hello.serial):
             return  # overtaken by a later word of the same peer
+        if self.view.has_left(peer, hello.incarnation):
+            return  # overtaken by its goodbye
         address = PeerAddress(peer, hello.addresses)
         if known is not None and not hello.member:
             self.lose(peer, "elsewhere")

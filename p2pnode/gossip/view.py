@@ -103,6 +103,7 @@ class View:
         self._reserves: dict[PeerId, tuple[str, ...]] = {}
         self._faults: dict[PeerId, tuple[int, float]] = {}  # count, avoided until
         self._silent: dict[PeerId, tuple[int, float]] = {}  # greetings in vain, left alone until
+        self._left: dict[PeerId, int] = {}  # in which incarnation
         self._declined: dict[PeerId, tuple[int, float]] = {}  # the same of those that have no room for us
 
     def __len__(self) -> int:
@@ -142,6 +143,17 @@ class View:
 
     def remove(self, peer: PeerId) -> bool:
         return self._members.pop(peer, None) is not None
+
+    def left(self, peer: PeerId, incarnation: int) -> None:
+        """It has said goodbye: what it said before may come later."""
+        self._left.pop(peer, None)
+        self._left[peer] = incarnation
+        if len(self._left) > 4 * max(1, self.limit):
+            del self._left[next(iter(self._left))]
+
+    def has_left(self, peer: PeerId, incarnation: int) -> bool:
+        """Whether it said goodbye in this incarnation."""
+        return self._left.get(peer) == incarnation
 
     # --- the passive view ---
 

@@ -249,6 +249,21 @@ async def test_goodbye_removes_at_once_and_for_good(clock: MockClock) -> None:
             assert len(other.of(PeerAlive)) == 2  # nobody brought it back by hearsay
 
 
+async def test_a_hello_that_was_overtaken_by_a_goodbye_brings_nobody_back(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 1) as (end,), outsider(network, OUTSIDER, end) as leaver:
+        await ask(leaver, end, hello(OUTSIDER, end, incarnation=5))
+        stream = await leaver.open(end.network.me, PROTOCOL)
+        await send(stream, Goodbye(stays=False))
+        await trio.sleep(1)
+        await ask(leaver, end, hello(OUTSIDER, end, incarnation=5, serial=7))
+        assert leaver.me not in end.membership.view
+        await ask(leaver, end, hello(OUTSIDER, end, incarnation=6))
+        assert leaver.me in end.membership.view
+        await trio.sleep(1)
+        assert leaver.me in end.membership._greeting
+
+
 async def test_silence_removes_within_a_bounded_time(clock: MockClock) -> None:
     network = fabric()
     async with strangers(network, 3) as (one, *others):
