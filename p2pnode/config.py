@@ -43,11 +43,9 @@ class Saving:
 
     Attributes:
         seconds: between two checkpoints at least. A crash loses at most the work since the last one.
-        keep: checkpoints kept.
     """
 
     seconds: float = 30.0
-    keep: int = 3
 
 
 @dataclass(frozen=True)
