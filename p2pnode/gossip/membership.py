@@ -109,7 +109,8 @@ class Membership:
             task_status.started()
             try:
                 while True:
-                    pause = self.interval if self.view.full() else LOOK
+                    # Who has half a view is well connected, and has time.
+                    pause = LOOK if 2 * len(self.view) < self.view.limit else self.interval
                     await trio.sleep(self.random.uniform(0.5, 1.5) * pause)
                     self._replenish()
             finally:
@@ -121,14 +122,17 @@ class Membership:
         """Somebody says that `peer` is in this swarm: greet it, or keep it in reserve."""
         if peer.peer == self.network.me:
             return
-        known = peer.peer in self.view
-        if not known and self.view.left_alone(peer.peer, trio.current_time()):
+        known, now = peer.peer in self.view, trio.current_time()
+        if not known and self.view.left_alone(peer.peer, now):
             return
-        if known or self._room() > 0:
-            self.network.learn(peer)
-            self._begin(peer.peer)
+        if known or (self._room() > 0 and not self.view.crowded(now)):
+            self._meet(peer)
         else:
             self.view.reserve(peer, self.random)
+
+    def _meet(self, peer: PeerAddress) -> None:
+        self.network.learn(peer)
+        self._begin(peer.peer)
 
     def _begin(self, peer: PeerId) -> None:
         if self._nursery is not None and peer not in self._greeting:
@@ -142,7 +146,7 @@ class Membership:
     def _replenish(self) -> None:
         """Greet some of the reserves where members are missing."""
         for peer in self.view.successors(min(self._room(), SUCCESSORS), trio.current_time(), self.random):
-            self.found(peer)
+            self._meet(peer)
 
     async def greet(self, peer: PeerId) -> None:
         """Say hello to `peer` once.

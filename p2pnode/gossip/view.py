@@ -27,6 +27,7 @@ Everything here is plain data and plain functions. The view is ordered by peer i
 on the order in which peers were met.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -105,6 +106,7 @@ class View:
         self._silent: dict[PeerId, tuple[int, float]] = {}  # greetings in vain, left alone until
         self._left: dict[PeerId, int] = {}  # in which incarnation
         self._declined: dict[PeerId, tuple[int, float]] = {}  # the same of those that have no room for us
+        self._crowded = -math.inf  # until when the last of those is left alone
 
     def __len__(self) -> int:
         return len(self._members)
@@ -203,6 +205,11 @@ class View:
     def declined(self, peer: PeerId, now: float, random: Random) -> None:
         """It has no room for us. The same."""
         self._count(self._declined, peer, now, random.uniform(0.5, 1.5))
+        self._crowded = max(self._crowded, self._declined[peer][1])
+
+    def crowded(self, now: float) -> bool:
+        """Whether somebody had no room just now: then most have none, for their swarm is larger than a view."""
+        return self._crowded > now
 
     def avoided(self, peer: PeerId, now: float) -> bool:
         """Whether it misbehaved just now."""

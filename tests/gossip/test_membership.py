@@ -625,3 +625,20 @@ async def test_who_makes_room_for_a_stranger_hears_of_it(clock: MockClock) -> No
             mutual = end.network.me in other.membership.view
             assert mutual == (other.network.me in end.membership.view)
             assert len(other.membership.view) >= 1
+
+
+async def test_whoever_lacks_a_member_that_nobody_has_room_for_does_not_ask_all_the_time(
+    clock: MockClock,
+) -> None:
+    interval, limit, count = 60.0, 3, 31  # an odd number of places: there is always one too many
+    async with strangers(fabric(), count) as members:
+        for end in members:
+            end.membership.view.limit = limit
+            end.membership.interval = interval
+        for end in members[1:]:
+            end.membership.found(address(members[0].network.me))
+        await trio.sleep(600)
+        before = sum(end.membership._hellos for end in members)
+        await trio.sleep(600)
+        said = sum(end.membership._hellos for end in members) - before
+        assert said < 1.05 * 2 * count * limit * 600 / interval  # each greeting is answered
