@@ -208,7 +208,7 @@ class View:
         self._crowded = max(self._crowded, self._declined[peer][1])
 
     def crowded(self, now: float) -> bool:
-        """Whether somebody had no room just now: then most have none, for their swarm is larger than a view."""
+        """Whether somebody had no room just now: the swarm is larger than a view, and most have none."""
         return self._crowded > now
 
     def avoided(self, peer: PeerId, now: float) -> bool:

@@ -20,10 +20,16 @@ from p2pnode.rehearsal.scenario import load
     "--seed", "seeds", type=int, multiple=True, default=(0,), help="Of all chance; several are tried."
 )
 @click.option("--nodes", type=click.IntRange(1), help="Instead of the scenario's.")
+@click.option("--calm", is_flag=True, help="Without the scenario's events: nothing goes wrong.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write all that happens there, a line each.")
 @click.option("--json", "wants_json", is_flag=True, help="Print one JSON object for each seed.")
 def main(
-    scenario: Path, seeds: tuple[int, ...], nodes: int | None, trace: Path | None, wants_json: bool
+    scenario: Path,
+    seeds: tuple[int, ...],
+    nodes: int | None,
+    calm: bool,
+    trace: Path | None,
+    wants_json: bool,
 ) -> None:
     """Carry out the file SCENARIO; exit with 1 when something did not hold."""
     try:
@@ -31,7 +37,7 @@ def main(
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from error
-    wanted = replace(wanted, nodes=nodes or wanted.nodes)
+    wanted = replace(wanted, nodes=nodes or wanted.nodes, events=() if calm else wanted.events)
     with ExitStack() as stack:
         write = stack.enter_context(trace.open("w")).write if trace else None
         outcomes = [rehearse(wanted, seed, write) for seed in seeds]

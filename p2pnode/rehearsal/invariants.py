@@ -101,9 +101,15 @@ def conserved(exchange: str, one: Moved, other: Moved) -> Iterator[str]:
 
 
 def ended_well(
-    scenario: Scenario, settled: Mapping[str, tuple[int, float]], counts: Mapping[str, int]
+    scenario: Scenario,
+    settled: Mapping[str, tuple[int, float]],
+    learned: float | None,
+    counts: Mapping[str, int],
 ) -> Iterator[str]:
-    """Enough nodes settled, on models of enough nodes that are good enough; by name: (counted, accuracy)."""
+    """Enough nodes settled, on models of enough nodes that are good enough; by name: (counted, accuracy).
+
+    And on the way they `learned` enough, after so many seconds.
+    """
     expect = scenario.expect
     if len(settled) < expect.settled:
         yield f"{len(settled)} nodes settled, {expect.settled} were expected"
@@ -112,6 +118,8 @@ def ended_well(
             yield f"{name} settled on the mean of {counted} nodes, {scenario.together} were expected"
         if accuracy < expect.accuracy:
             yield f"{name} settled on an accuracy of {accuracy:.3f}, {expect.accuracy:g} was expected"
+    if expect.learned and learned is None:
+        yield f"nodes never had an accuracy of {expect.learned:g} in the mean"
     for kind in expect.happened:
         if not counts.get(kind):
             yield f"no node said {kind}"

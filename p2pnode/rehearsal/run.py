@@ -19,6 +19,7 @@ from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.learning.learner import Learner
 from p2pnode.net.memory import run_deterministic
 from p2pnode.rehearsal import invariants
+from p2pnode.rehearsal.growth import Taken, grown, peaks, taken
 from p2pnode.rehearsal.learner import shared
 from p2pnode.rehearsal.scenario import Incident, Scenario
 from p2pnode.rehearsal.script import script
@@ -41,12 +42,14 @@ class Outcome:
         digest: of all events with their times: equal for equal runs.
         wrong: a line for each thing that did not hold.
         settled: of each node that reached a final model how many nodes it contains, and its accuracy.
+        learned: seconds until the nodes had the accuracy that was expected, in the mean; None if never.
         ends: how each node ended last.
         counts: how often each kind of event was told.
         virtual, real: seconds that it took.
         longest_exchange: seconds.
         most_tasks: of one node, at once.
         widest_view: peers.
+        took: what all nodes took at most, at first and in the end, if that was looked at.
     """
 
     scenario: str
@@ -54,6 +57,7 @@ class Outcome:
     digest: str
     wrong: tuple[str, ...]
     settled: Mapping[str, tuple[int, float]]
+    learned: float | None
     ends: Mapping[str, str]
     counts: Mapping[str, int]
     virtual: float
@@ -61,6 +65,7 @@ class Outcome:
     longest_exchange: float
     most_tasks: int
     widest_view: int
+    took: tuple[Taken, Taken] | None
 
 
 def rehearse(scenario: Scenario, seed: int, write: Callable[[str], object] | None = None) -> Outcome:
@@ -96,6 +101,8 @@ class Rehearsal:
         self._wrong: dict[str, None] = {}
         self._most_tasks = 0
         self._widest_view = 0
+        self._learned: float | None = None
+        self._samples: list[Taken] = []
         self._swarm: Swarm
 
     async def run(self, folder: Path | None, deeds: Sequence[Incident]) -> float:
@@ -164,6 +171,15 @@ class Rehearsal:
             self._note(invariants.going_on(seen, scenario.pace, self._longest))
             self._most_tasks = max([self._most_tasks, *(one.tasks for one in seen)])
             self._widest_view = max([self._widest_view, *(len(one.view) for one in seen)])
+            self._look_further(sum(one.tasks for one in seen))
+
+    def _look_further(self, tasks: int) -> None:
+        """At what only some scenarios ask for."""
+        expect, now = self._scenario.expect, trio.current_time()
+        if self._learned is None and 0 < expect.learned <= self._swarm.accuracy():
+            self._learned = now
+        if 0 < expect.steady * 3600 <= now:
+            self._samples.append(taken(tasks, self._swarm.folder))
 
     def _note(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -172,28 +188,29 @@ class Rehearsal:
 
     def outcome(self, virtual: float, real: float) -> Outcome:
         """What became of it."""
-        lives = [*self._swarm.past, *self._swarm.lives.values()]
+        swarm = self._swarm
         settled = {
-            life.name: (life.settled.counted, life.settled.metrics["test_accuracy"])
-            for life in lives
-            if life.settled is not None
+            name: (event.counted, event.metrics["test_accuracy"]) for name, event in swarm.settled.items()
         }
-        slowest = max((life.longest for life in lives), default=0.0)
         self._note(self._sums.wrong)
         self._note(self._sums.one_sided())
-        self._note(invariants.in_time(slowest, self._longest))
-        self._note(invariants.ended_well(self._scenario, settled, self._trace.counts))
+        self._note(invariants.in_time(swarm.longest, self._longest))
+        self._note(invariants.ended_well(self._scenario, settled, self._learned, self._trace.counts))
+        took = peaks(self._samples) if self._samples else None
+        self._note(grown(*took) if took else ())
         return Outcome(
             scenario=self._scenario.name,
             seed=self._seed,
             digest=self._trace.digest,
             wrong=tuple(self._wrong),
             settled=settled,
-            ends={name: life.end for name, life in self._swarm.lives.items()},
+            learned=self._learned,
+            ends={name: life.end for name, life in swarm.lives.items()},
             counts=dict(sorted(self._trace.counts.items())),
             virtual=virtual,
             real=real,
-            longest_exchange=slowest,
+            longest_exchange=swarm.longest,
             most_tasks=self._most_tasks,
             widest_view=self._widest_view,
+            took=took,
         )

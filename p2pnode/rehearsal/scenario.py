@@ -94,6 +94,13 @@ class Expect:
         int, integer(0, MOST_NODES, "Nodes that each such model contains, at least; 0: as many as settle.")
     ] = 0
     accuracy: Annotated[float, number(0, 1, "Of each such model on the test set, at least.")] = 0.0
+    learned: Annotated[
+        float, number(0, 1, "That the nodes reach in the mean, and it is told when; 0: not looked at.")
+    ] = 0.0
+    steady: Annotated[
+        float,
+        number(0, 10_000, "Hours from which on nodes may not take more of anything; 0: not looked at."),
+    ] = 0.0
     happened: Annotated[
         tuple[str, ...],
         Entry(
@@ -172,6 +179,7 @@ class Scenario:
     hello: Annotated[float, number(0.1, 1e4, "Seconds between hellos, as in a node's config.")] = 5.0
     lookup: Annotated[float, number(0.1, 1e4, "Seconds between lookups in the directory at most.")] = 10.0
     saving: Annotated[float, number(1, 1e6, "Seconds between checkpoints.")] = 60.0
+    evaluate: Annotated[int, integer(0, 10**7, "Rounds between two evaluations; 0: only the last.")] = 0
     view: Annotated[int, integer(1, 4096, "Peers in view at most.")] = 64
     look: Annotated[float, number(0.1, 1e5, "Seconds between two looks at what must always hold.")] = 5.0
     grace: Annotated[float, number(0, 1e5, "Seconds a node has to find the others again.")] = 150.0

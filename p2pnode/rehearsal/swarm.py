@@ -50,7 +50,7 @@ class Life:
     Attributes:
         end: why it ended: `finished`, `signal`, `killed`, or a line for a person; empty while it lives.
         changed: when it last finished a round, or began.
-        longest: seconds that an exchange took at most.
+        accuracy: of its model on the test set when that was last measured; None before.
     """
 
     name: str
@@ -61,9 +61,8 @@ class Life:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
     end: str = ""
-    settled: Settled | None = None
     changed: float = 0.0
-    longest: float = 0.0
+    accuracy: float | None = None
     node: Node = field(init=False)
     root: trio.lowlevel.Task = field(init=False)
 
@@ -83,6 +82,12 @@ class Swarm:
         nursery: in which they live.
         say: takes events, with the node's name.
         sums: takes what exchanges moved.
+
+    Attributes:
+        folder: as given.
+        lives: the last of each name.
+        settled: how nodes did, by name.
+        longest: seconds that an exchange took at most.
     """
 
     def __init__(
@@ -99,13 +104,14 @@ class Swarm:
         self.harm = Harm(
             self.fabric, lambda index: self._key(index).peer, lambda index: self._machine(str(index))
         )
-        self.lives: dict[str, Life] = {}  # the last of each name
-        self.past: list[Life] = []
+        self.lives: dict[str, Life] = {}
+        self.settled: dict[str, Settled] = {}
+        self.longest = 0.0
         self.manifest = manifest_of(scenario)
         self._scenario = scenario
         self._seed = seed
         self._learner = learner
-        self._folder = folder
+        self.folder = folder
         self._nursery = nursery
         self._say = say
         self._sums = sums
@@ -121,7 +127,6 @@ class Swarm:
             if not last.end:
                 return
             await last.ended.wait()
-            self.past.append(last)
         now = trio.current_time()
         self.lives[name] = life = Life(
             name, index, self._key(index), self._machine(name), began=now, changed=now
@@ -196,9 +201,9 @@ class Swarm:
                 await life.node.run()
 
     def _directory(self, life: Life) -> DataDirectory | None:
-        if self._folder is None:
+        if self.folder is None:
             return None
-        directory = DataDirectory.open(self._folder / life.name)
+        directory = DataDirectory.open(self.folder / life.name)
         if not directory.key.exists():
             create_file(directory.key, life.key.pem(), mode=0o600)
         return directory
@@ -206,7 +211,7 @@ class Swarm:
     def _config(self) -> Config:
         scenario = self._scenario
         return Config(
-            evaluate=self.manifest.training.rounds,
+            evaluate=scenario.evaluate or self.manifest.training.rounds,
             hello=scenario.hello,
             start=config.Start(peers=min(COMPANY, scenario.nodes - 1)),
             finish=config.Finish(grace=60 + 3 * scenario.pace),
@@ -215,19 +220,25 @@ class Swarm:
 
     def _heard(self, life: Life, event: Event) -> None:
         if isinstance(event, ExchangeCompleted):
-            life.longest = max(life.longest, event.seconds)
+            self.longest = max(self.longest, event.seconds)
             self._sums.completed(life.name, life.peer, event, trio.current_time())
         elif isinstance(event, ExchangeUnsettled):
             self._sums.unsettled(event)
         elif isinstance(event, RoundFinished):
             life.changed = trio.current_time()
+            life.accuracy = event.metrics.get("test_accuracy", life.accuracy)
         elif isinstance(event, Settled):
-            life.settled = event
+            self.settled[life.name] = event
         elif isinstance(event, Stopped):
             life.end = event.reason
         self._say(life.name, event)
 
     # --- what can be seen of them ---
+
+    def accuracy(self) -> float:
+        """Mean of those that live and have measured theirs."""
+        measured = [life.accuracy for life in self.living() if life.accuracy is not None]
+        return sum(measured) / max(1, len(measured))
 
     def glimpses(self) -> list[Glimpse]:
         """All that live."""

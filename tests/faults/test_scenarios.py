@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from p2pnode.rehearsal.report import lines
 from p2pnode.rehearsal.run import Outcome, rehearse
 from p2pnode.rehearsal.scenario import load
 
+LARGE = Path(__file__).parent / "large"
 PATHS = sorted((Path(__file__).parent / "scenarios").glob("*.toml"))
-LONG = ("churn", "join", "thin")
+SLOW = ("churn", "join", "thin")
+LONG = pytest.mark.long
 
 
 def marks(path: Path) -> list[pytest.MarkDecorator]:
     fault = pytest.mark.fault(f"whole swarm, virtual: {path.stem}")
-    return [fault, pytest.mark.slow] if path.stem.startswith(LONG) else [fault]
+    return [fault, pytest.mark.slow] if path.stem.startswith(SLOW) else [fault]
 
 
 SCENARIOS = [pytest.param(path, id=path.stem, marks=marks(path)) for path in PATHS]
@@ -33,6 +36,32 @@ def test_a_swarm_comes_through(path: Path, seed: int) -> None:
 
 def of(name: str, seed: int) -> Outcome:
     return rehearse(load(Path(__file__).parent / "scenarios" / f"{name}.toml"), seed)
+
+
+@pytest.mark.fault("60 % churn an hour among 200 nodes, virtual")
+@pytest.mark.parametrize(
+    "seed", [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(n, marks=LONG) for n in range(1, 5))]
+)
+def test_two_hundred_nodes_learn_nearly_as_fast_with_churn(seed: int) -> None:
+    scenario = load(LARGE / "churn.toml")
+    churned, calm = rehearse(scenario, seed), rehearse(replace(scenario, events=()), seed)
+    assert not churned.wrong + calm.wrong, "\n".join(lines([churned, calm]))
+    assert churned.learned is not None and calm.learned is not None
+    assert churned.learned <= 1.3 * calm.learned
+
+
+@pytest.mark.fault("24 hours of 20 nodes with churn, virtual")
+@pytest.mark.parametrize(
+    ("hours", "seed"),
+    [pytest.param(3, 0, marks=pytest.mark.slow), *(pytest.param(24, n, marks=LONG) for n in range(5))],
+)
+def test_nodes_grow_in_nothing_in_a_day(hours: int, seed: int) -> None:
+    scenario = load(LARGE / "day.toml")
+    share = hours / scenario.hours
+    steady = replace(scenario.expect, steady=share * scenario.expect.steady)
+    outcome = rehearse(replace(scenario, hours=hours, expect=steady), seed)
+    assert not outcome.wrong, "\n".join(lines([outcome]))
+    assert outcome.took
 
 
 def test_of_two_nodes_with_one_key_the_later_one_stays() -> None:

@@ -1,6 +1,7 @@
 """Rehearsals: scenarios are checked, chance comes from the seed, and what is wrong is seen."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from p2pnode.events import ExchangeCompleted, ExchangeUnsettled
 from p2pnode.ports import PeerId
 from p2pnode.rehearsal import invariants
 from p2pnode.rehearsal.__main__ import main
+from p2pnode.rehearsal.growth import Taken, grown, peaks
 from p2pnode.rehearsal.invariants import Glimpse
+from p2pnode.rehearsal.run import rehearse
 from p2pnode.rehearsal.scenario import load, parse
 from p2pnode.rehearsal.script import script
 from p2pnode.rehearsal.sums import Sums
@@ -86,6 +89,29 @@ def test_too_many_peers_tasks_or_seconds_are_seen() -> None:
     assert not [*invariants.bounded([glimpse("a", "b", tasks=30)], 1)]
     assert len([*invariants.going_on([glimpse("a", stuck=131)], pace=10, longest=110)]) == 1
     assert len([*invariants.in_time(111, 110)]) == 1
+
+
+def test_whatever_is_more_in_the_last_quarter_than_in_the_first_has_grown() -> None:
+    flat = [Taken(500 + n % 7, 10_000, 1 << 28, 160, 40_000) for n in range(40)]
+    assert not [*grown(*peaks(flat))]
+    leaking = [replace(one, files=160 + n) for n, one in enumerate(flat)]
+    assert [*grown(*peaks(leaking))] == ["nodes grow: files 169 at first, 199 in the end"]
+    assert not [*grown(*peaks([*flat[:20], replace(flat[20], tasks=900), *flat[21:]]))]
+
+
+def test_when_nodes_have_learned_is_told_and_it_is_wrong_if_they_never_do() -> None:
+    lesson = {"evaluate": 1, "rounds": 3, "expect": {"learned": 0.01}}
+    found = rehearse(parse(SMALL | lesson), 0)
+    assert (found.wrong, found.took) == ((), None)
+    assert found.learned is not None and 0 < found.learned < found.virtual
+    found = rehearse(parse(SMALL | lesson | {"expect": {"learned": 1.0}}), 0)
+    assert found.wrong == ("nodes never had an accuracy of 1 in the mean",)
+
+
+def test_what_nodes_take_is_looked_at_from_an_hour_on() -> None:
+    found = rehearse(parse({"name": "x", "nodes": 2, "hours": 0.1, "expect": {"steady": 0.05}}), 0)
+    assert found.took is not None
+    assert min(found.took[0].tasks, found.took[0].objects, found.took[0].memory) > 0
 
 
 def done(peer: PeerId, initiator: bool) -> ExchangeCompleted:
