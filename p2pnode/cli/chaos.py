@@ -57,14 +57,7 @@ LONGEST_WARM, PART = 30.0, 0.1
     type=click.Choice(list(KINDS)),
     help=f"A kind of fault, as often as one likes: {', '.join(KINDS)}.  [default: all possible here]",
 )
-@click.option(
-    "--seed",
-    metavar="NUMBER",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Of the faults; and of data split and training, without MANIFEST.",
-)
+@options.seed("Of the faults; and of data split and training, without MANIFEST.")
 @options.own_task(
     "What is learned without MANIFEST, as for `demo`; else the file of its task.  [default: digits]"
 )

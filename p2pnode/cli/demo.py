@@ -32,14 +32,7 @@ UNEVEN = 0.3
     default="digits",
     show_default=True,
 )
-@click.option(
-    "--seed",
-    metavar="NUMBER",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Of data split and training.",
-)
+@options.seed("Of data split and training.")
 @click.option(
     "--rounds", metavar="ROUNDS", type=click.IntRange(1), help="Rounds of each node.  [default: the task's]"
 )

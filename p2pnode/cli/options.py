@@ -75,6 +75,12 @@ def number(name: str, metavar: str, default: float, about: str) -> Callable[[C],
     return click.option(name, metavar=metavar, default=default, show_default=True, callback=check, help=about)
 
 
+def seed(about: str) -> Callable[[C], C]:
+    """Where all chance comes from."""
+    kind = click.IntRange(0)
+    return click.option("--seed", metavar="NUMBER", default=0, show_default=True, type=kind, help=about)
+
+
 def as_json(about: str) -> Callable[[C], C]:
     """Output for scripts."""
     return click.option("--json", "as_json", is_flag=True, help=about)

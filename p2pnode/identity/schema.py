@@ -12,7 +12,8 @@ import re
 import reprlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import fields as fields_of
 from typing import Annotated, Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 from p2pnode.errors import UserError
@@ -112,8 +113,14 @@ def _fields(kind: type) -> Iterator[_Field]:
     yield from sorted(fields, key=lambda field: field.is_table)
 
 
-def read(kind: type[T], table: object, where: str = "") -> T:
+def read(kind: type[T], table: object, where: str = "", *, defaults: bool = False) -> T:
     """Make a `kind` of a parsed table, `where` being its name with a dot, if it has one.
+
+    Args:
+        kind: a dataclass.
+        table: what was parsed.
+        where: begins the names of keys in messages.
+        defaults: whether keys may be missing that have a default in `kind`.
 
     Raises:
         UserError: keys are missing or unknown. Values are not looked at: see `check`.
@@ -123,13 +130,22 @@ def read(kind: type[T], table: object, where: str = "") -> T:
     fields = list(_fields(kind))
     for name in sorted(table.keys() - {field.name for field in fields}):
         raise UserError(f"{where}{name[:40]!a}: unknown key; it is misspelt, or needs a newer p2pnode")
+    optional = _with_defaults(kind) if defaults else frozenset[str]()
     values = {}
     for name, wanted, about in fields:
-        if name not in table:
+        if name in table:
+            nested = is_dataclass(wanted) and isinstance(wanted, type)
+            value = table[name]
+            inner = f"{where}{name}."
+            values[name] = read(wanted, value, inner, defaults=defaults) if nested else _plain(value)
+        elif name not in optional:
             raise UserError(f"{where}{name}: missing key; expected {_expected(about)}")
-        nested = is_dataclass(wanted) and isinstance(wanted, type)
-        values[name] = read(wanted, table[name], f"{where}{name}.") if nested else _plain(table[name])
     return kind(**values)
+
+
+def _with_defaults(kind: Any) -> frozenset[str]:
+    missing = (MISSING, MISSING)
+    return frozenset(f.name for f in fields_of(kind) if (f.default, f.default_factory) != missing)
 
 
 def check(record: object, where: str = "") -> None:

@@ -26,7 +26,7 @@ seconds since the start.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -245,18 +245,6 @@ def _incident(table: Any, where: str) -> Incident:
 
 def _read(kind: type[T], table: Any, where: str = "") -> T:
     """Read a table in which what has a default may be missing, and look at every value."""
-    found: T = read(kind, _complete(kind, table), where)
+    found: T = read(kind, table, where, defaults=True)
     check(found, where)
     return found
-
-
-def _complete(kind: Any, table: Any) -> Any:
-    if not isinstance(table, dict):
-        return table
-    filled = dict(table)
-    for one in fields(kind):
-        if is_dataclass(one.default):
-            filled[one.name] = _complete(type(one.default), table.get(one.name, {}))
-        elif one.name not in table and one.default is not MISSING and one.name != "events":
-            filled[one.name] = list(one.default) if isinstance(one.default, tuple) else one.default
-    return filled

@@ -23,7 +23,7 @@ What is left out has the default that stands here.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -196,27 +196,9 @@ def _products(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _read(kind: type[T], table: Any, where: str = "") -> T:
     """Read a table in which what has a default may be missing, and look at every value."""
-    found: T = read(kind, _complete(kind, table), where)
+    found: T = read(kind, table, where, defaults=True)
     check(found, where)
     return found
-
-
-def _complete(kind: Any, table: Any) -> Any:
-    if not isinstance(table, dict):
-        return table
-    filled: dict[str, Any] = {}
-    for one in fields(kind):
-        default = one.default_factory() if one.default_factory is not MISSING else one.default
-        if one.name == "runs" or (default is MISSING and one.name not in table):
-            continue
-        nested = hasattr(default, "__dataclass_fields__")
-        given = table.get(one.name, {} if nested else default)
-        filled[one.name] = _complete(type(default), given) if nested else _listed(given)
-    return {**{name: value for name, value in table.items() if name not in filled}, **filled}
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def described(scenario: Scenario) -> dict[str, Any]:
