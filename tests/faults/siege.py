@@ -247,8 +247,14 @@ class Hostile:
         assert isinstance(await self.say(membership.PROTOCOL, encode(self.hello())), Hello)
         assert self.peer in self.siege.victim.node.membership.view
 
+    async def answer(self, stream: Stream) -> None:
+        """Be greeted, as a member must."""
+        await frame(stream)
+        await stream.send(encode(self.hello()))
+
     async def accepted(self) -> Stream:
         """A stream on which the node has accepted an offer of an exchange."""
+        self.network.serve(membership.PROTOCOL, self.answer)  # else it is soon lost, as silent
         with trio.fail_after(30):
             for number in range(1, 10_000):
                 await self.join()
