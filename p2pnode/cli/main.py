@@ -18,6 +18,7 @@ COMMANDS = {
     "join": "p2pnode.cli.join:join",
     "cluster": "p2pnode.cli.cluster:cluster",
     "chaos": "p2pnode.cli.chaos:chaos",
+    "rehearse": "p2pnode.cli.rehearse:rehearse",
     "simulate": "p2pnode.cli.simulate:simulate",
     "swarm": "p2pnode.cli.swarm:swarm",
     "predict": "p2pnode.cli.model:predict",
@@ -40,11 +41,11 @@ COMMANDS = {
 EPILOG = """\b
 Exit codes:
     0        done, or stopped in good order
-    1        a bug of ours, with its traceback; of demo, cluster, chaos, doctor, task check: something
-             fails; of simulate: something is worse than before
+    1        a bug of ours, with its traceback; of demo, cluster, chaos, rehearse, doctor, task check:
+             something fails; of simulate: something is worse than before
     2        a mistake, which one line explains
     130/143  interrupted/terminated before there was anything to put in order, or told twice
-             (demo, cluster, chaos, simulate: at any time)
+             (demo, cluster, chaos, rehearse, simulate: at any time)
 \b
 Completion, in ~/.bashrc (zsh and fish likewise):
     eval "$(_P2PNODE_COMPLETE=bash_source p2pnode)"

@@ -48,6 +48,6 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_table(outcome: Outcome) -> dict[str, Any]:
     """All of it in values of JSON."""
     return asdict(outcome)

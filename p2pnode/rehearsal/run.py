@@ -68,13 +68,19 @@ class Outcome:
     took: tuple[Taken, Taken] | None
 
 
-def rehearse(scenario: Scenario, seed: int, write: Callable[[str], object] | None = None) -> Outcome:
+def rehearse(
+    scenario: Scenario,
+    seed: int,
+    write: Callable[[str], object] | None = None,
+    tell: Callable[[float], object] = lambda _: None,
+) -> Outcome:
     """Carry it out.
 
     Args:
         scenario: what happens.
         seed: of keys, links and all chance.
         write: takes each line of the trace.
+        tell: is called now and then with the virtual seconds that have passed.
     """
     sums, began = Sums(), time.perf_counter()
     deeds = script(scenario, seed)
@@ -83,7 +89,7 @@ def rehearse(scenario: Scenario, seed: int, write: Callable[[str], object] | Non
         if any(deed.do == "start" for deed in deeds):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="p2pnode-")))
         learner = shared(scenario.learning, sums.moved)
-        show = Rehearsal(scenario, seed, learner, Trace(str(folder or ""), write), sums)
+        show = Rehearsal(scenario, seed, learner, Trace(str(folder or ""), write), sums, tell)
         virtual = run_deterministic(partial(show.run, folder, deeds), seed)
     return show.outcome(virtual, time.perf_counter() - began)
 
@@ -91,13 +97,22 @@ def rehearse(scenario: Scenario, seed: int, write: Callable[[str], object] | Non
 class Rehearsal:
     """One run of one scenario."""
 
-    def __init__(self, scenario: Scenario, seed: int, learner: Learner, trace: Trace, sums: Sums) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        learner: Learner,
+        trace: Trace,
+        sums: Sums,
+        tell: Callable[[float], object],
+    ) -> None:
         self._scenario = scenario
         self._seed = seed
         self._learner = learner
         self._longest = Deadlines().longest(2 * 4 * learner.size)  # of an exchange, in seconds
         self._trace = trace
         self._sums = sums
+        self._tell = tell
         self._wrong: dict[str, None] = {}
         self._most_tasks = 0
         self._widest_view = 0
@@ -165,6 +180,7 @@ class Rehearsal:
         scenario = self._scenario
         while True:
             await trio.sleep(scenario.look)
+            self._tell(trio.current_time())
             seen = self._swarm.glimpses()
             self._note(invariants.bounded(seen, scenario.view))
             self._note(invariants.connected(seen, scenario.grace))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from p2pnode.cli.rehearse import rehearse as command
 from p2pnode.errors import UserError
 from p2pnode.events import ExchangeCompleted, ExchangeUnsettled
 from p2pnode.ports import PeerId
 from p2pnode.rehearsal import invariants
-from p2pnode.rehearsal.__main__ import main
 from p2pnode.rehearsal.growth import Taken, grown, peaks
 from p2pnode.rehearsal.invariants import Glimpse
 from p2pnode.rehearsal.run import rehearse
@@ -158,14 +158,25 @@ def test_the_command_shows_what_became_of_it_and_fails_when_something_is_wrong(t
     (good := tmp_path / "good.toml").write_text(text + "[expect]\nsettled = 2\n")
     (bad := tmp_path / "bad.toml").write_text(text + "[expect]\nsettled = 3\n")
     runner = CliRunner()
-    found = runner.invoke(main, [str(good), "--json", "--trace", str(tmp_path / "trace")])
+    found = runner.invoke(command, [str(good), "--json", "--trace", str(tmp_path / "trace")])
     assert found.exit_code == 0
-    outcome = json.loads(found.stdout)
+    [outcome] = json.loads(found.stdout.splitlines()[-1])["outcomes"]
     assert (outcome["wrong"], outcome["ends"]) == ([], {"0": "finished", "1": "finished"})
     assert sum(outcome["counts"].values()) == len((tmp_path / "trace").read_text().splitlines())
-    found = runner.invoke(main, [str(bad)])
+    found = runner.invoke(command, [str(bad), "--seed", "1", "--seed", "2"])
     assert found.exit_code == 1
-    assert "2 nodes settled, 3 were expected" in found.stdout
-    found = runner.invoke(main, [str(tmp_path / "none.toml")])
-    assert found.exit_code == 2
-    assert found.stderr.startswith("Error: cannot read")
+    assert found.stdout.count("2 nodes settled, 3 were expected") == 2
+    for wrong in (["none.toml"], [str(good), "--trace", str(tmp_path)]):
+        found = runner.invoke(command, wrong)
+        assert isinstance(found.exception, UserError)
+        assert str(found.exception).startswith("cannot ")
+
+
+def test_calm_is_the_same_swarm_to_which_nothing_happens(tmp_path: Path) -> None:
+    text = 'name = "small"\nnodes = 3\nrounds = 9\n'
+    (path := tmp_path / "killed.toml").write_text(
+        text + '[[event]]\nat = 20\ndo = "kill"\nnodes = [1]\n[expect]\nsettled = 3\n'
+    )
+    runner = CliRunner()
+    assert runner.invoke(command, [str(path)]).exit_code == 1
+    assert runner.invoke(command, [str(path), "--calm"]).exit_code == 0
