@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from p2pnode.chaos.schedule import KINDS, Fault, Width
 from p2pnode.events import Event, ExchangeCompleted, ExchangeUnsettled, NodeReady, RoundFinished
@@ -80,6 +81,21 @@ class Diary:
         waited = max(back(self.between(done.ended), node, self._others(done)) for node in done.fault.nodes)
         return waited - done.ended if waited < math.inf else None
 
+    def held_up(self, done: Done) -> float | None:
+        """The longest that a node had no exchange to which nothing was done, of the time of a fault.
+
+        None when there is no such node: a fault that is over leaves its traces for a while, too.
+        """
+        begin, end = done.began - SETTLES, done.ended + SETTLES
+        hurt = {node for one in self.done for node in one.fault.nodes if one.has(node, begin, end)}
+        times = {node: [begin] for node in self.peers.values() if node not in hurt}
+        for note in self.between(begin, end):
+            if note.node in times and isinstance(note.event, ExchangeCompleted):
+                times[note.node].append(note.time)
+        last = min(end, self.notes[-1].time)
+        pauses = [longest([*some, last], done.began, done.ended) for some in times.values()]
+        return max(pauses, default=None)
+
     def again(self, done: Done) -> float:
         """When one of its nodes had the next fault; infinite when none had."""
         later = self.done[self.done.index(done) + 1 :]
@@ -101,6 +117,14 @@ class Diary:
     def _others(self, done: Done) -> set[PeerId]:
         every = KINDS[done.fault.kind].width is Width.ALL
         return {peer for peer, node in self.peers.items() if every or node not in done.fault.nodes}
+
+
+def longest(times: Sequence[float], since: float, until: float) -> float:
+    """The longest time from one of these, ascending, to the next, of which a part is between the two."""
+    return max(
+        (later - earlier for earlier, later in pairwise(times) if later >= since and earlier <= until),
+        default=0.0,
+    )
 
 
 def back(notes: Sequence[Note], node: int, others: set[PeerId]) -> float:

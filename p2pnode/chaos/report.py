@@ -30,6 +30,7 @@ class Row:
         exchanges: completed meanwhile; each is counted at both ends.
         aborted: meanwhile.
         unsettled: meanwhile.
+        others: seconds that a node to which nothing was done had no exchange at most; None if there was none.
         back: seconds from its end until its nodes had averaged again; None when they never did, or had
             the next fault.
         within: the most that this may be.
@@ -44,6 +45,7 @@ class Row:
     exchanges: int
     aborted: int
     unsettled: int
+    others: float | None
     back: float | None
     within: float
 
@@ -53,7 +55,7 @@ def row(diary: Diary, done: Done) -> Row:
     fault = done.fault
     until = min(done.ended, diary.notes[-1].time)
     said = Counter(type(note.event) for note in diary.between(done.began, until))
-    back = diary.back(done)
+    others, back = diary.held_up(done), diary.back(done)
     return Row(
         at=round(fault.at, 1),
         kind=fault.kind,
@@ -64,7 +66,8 @@ def row(diary: Diary, done: Done) -> Row:
         exchanges=said[ExchangeCompleted],
         aborted=said[ExchangeAborted],
         unsettled=said[ExchangeUnsettled],
-        back=None if back is None else round(back, 2),
+        others=_seconds(others),
+        back=_seconds(back),
         within=KINDS[fault.kind].within,
     )
 
@@ -103,6 +106,7 @@ class Report:
             "exchanges",
             "aborted",
             "unsettled",
+            "others s",
             "back s",
         ):
             drawn.add_column(
@@ -112,8 +116,8 @@ class Report:
             every = KINDS[one.kind].width is Width.ALL
             nodes = "all" if every else ",".join(map(str, one.nodes))
             counts = map(str, (one.rounds, one.exchanges, one.aborted, one.unsettled))
-            back = "-" if one.back is None else f"{one.back:.1f}"
-            drawn.add_row(one.kind, nodes, f"{one.at:.0f}", f"{one.lasted:.1f}", *counts, back)
+            waits = ("-" if wait is None else f"{wait:.1f}" for wait in (one.others, one.back))
+            drawn.add_row(one.kind, nodes, f"{one.at:.0f}", f"{one.lasted:.1f}", *counts, *waits)
         return drawn
 
     def states(self) -> Table:
@@ -131,6 +135,10 @@ def report(outcome: Outcome, left_out: Mapping[str, str]) -> Report:
     """Look at everything, while the nodes' files are there."""
     rows = [row(outcome.diary, done) for done in outcome.diary.done]
     return Report(rows, outcome.before, outcome.after, broken(outcome), left_out)
+
+
+def _seconds(wait: float | None) -> float | None:
+    return None if wait is None else round(wait, 2)
 
 
 def _most(usage: Sequence[Usage]) -> list[str]:

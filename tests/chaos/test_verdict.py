@@ -59,6 +59,22 @@ def test_after_a_restart_of_all_any_partner_will_do() -> None:
     assert book.back(book.done[0]) == 3.0
 
 
+def test_the_others_are_held_up_for_as_long_as_one_of_them_has_no_exchange() -> None:
+    said = [(float(second), node, averaged(1)) for second in range(50) for node in range(3)]
+    missing = {(second, 2) for second in range(8, 13)}  # from second 7 to second 13
+    book = diary("kill", (0,), *(one for one in said if one[:2] not in missing and one[1] != 0))
+    assert book.held_up(book.done[0]) == 6.0
+    book.done.append(Done(Fault(30, 31, "freeze", (2,)), 30.0, 31.0))
+    assert book.held_up(book.done[0]) == 1.0  # of node 2 nobody can say what held it up
+    book = diary("swarm", (0, 1, 2), *said)
+    assert book.held_up(book.done[0]) is None
+
+
+def test_who_never_averages_again_was_held_up_to_the_end() -> None:
+    book = diary("kill", (0,), (5, 1, averaged(2)), (12, 2, ROUND), (45, 2, averaged(1)))
+    assert book.held_up(book.done[0]) == 65.0  # node 2, of which nothing is known before second -20
+
+
 def test_coming_back_too_late_is_late() -> None:
     book = diary("kill", (0,), (85, 0, ROUND), (85, 0, averaged(1)))
     [line] = late(book)
