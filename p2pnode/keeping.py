@@ -120,11 +120,12 @@ class Keeping:
         return trio.current_time() - self._saved >= self.saving.seconds
 
     async def save(
-        self, trainer: Trainer, peers: Sequence[PeerAddress]
+        self, trainer: Trainer, peers: Sequence[PeerAddress], *, last: bool = False
     ) -> events.Checkpointed | events.NotSaved | None:
         """Write a checkpoint, and where peers are. A disk that refuses is an event, once a minute.
 
-        Where there is no peer, those of earlier saves stay written down: one of them may come back.
+        But what the `last` save of a node loses is always said. Where there is no peer, those of earlier
+        saves stay written down: one of them may come back.
 
         Returns:
             What came of the checkpoint; None without a directory.
@@ -142,21 +143,21 @@ class Keeping:
         try:
             path = await self.compute(write)
         except StorageError as error:
-            return self._refused(error)
+            return self._refused(error, last)
         saved = events.Checkpointed(round, path)
         self.publish(saved)
         try:
             if peers:
                 await self.compute(lambda: directory.save_peers(peers))
         except StorageError as error:
-            self._refused(error)
+            self._refused(error, last)
         else:
             self._complained = -math.inf
         return saved
 
-    def _refused(self, error: StorageError) -> events.NotSaved:
+    def _refused(self, error: StorageError, last: bool) -> events.NotSaved:
         refused = events.NotSaved(str(error))
-        if self._saved - self._complained >= COMPLAIN_EVERY:
+        if last or self._saved - self._complained >= COMPLAIN_EVERY:
             self._complained = self._saved
             self.publish(refused)
         return refused

@@ -273,13 +273,15 @@ class Node:
             events.Settled(settlement.members, settlement.counted, settlement.spread, metrics)
         )
 
-    async def _save(self, trainer: Trainer) -> events.Checkpointed | events.NotSaved | None:
+    async def _save(
+        self, trainer: Trainer, *, last: bool = False
+    ) -> events.Checkpointed | events.NotSaved | None:
         peers = [PeerAddress(member.peer, member.addresses) for member in self.membership.view.all()]
-        return await self._keeping.save(trainer, peers)
+        return await self._keeping.save(trainer, peers, last=last)
 
     async def _leave(self) -> None:
         if self._trainer is not None:
-            await self._save(self._trainer)
+            await self._save(self._trainer, last=True)
         await self.membership.say_goodbye()
 
 

@@ -45,3 +45,6 @@ async def test_a_disk_that_refuses_is_said_once_a_minute_and_tried_again(
             assert await save(2) == [Checkpointed] * 2
             directory.checkpoints.rename(tmp_path / "moved")
             assert await save(1) == [NotSaved]
+            said.clear()
+            await keeping.save(end.trainer, [], last=True)  # soon after, and yet said
+            assert [type(event) for event in said] == [NotSaved]
