@@ -23,7 +23,9 @@ ADDRESSES_PER_PEER = 8
 MOST_PEERS = 4096
 """Kept in the book: far above any view; a peer heard of long ago is forgotten first."""
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+LONGEST_NAME = 253  # characters, as RFC 1035 has it
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")  # others make the resolver raise
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ def _host(kind: str, host: str) -> str:
         case "ip4":
             return str(ipaddress.IPv4Address(host))
         case "ip6":
+            if "%" in host:
+                raise ValueError(f"{host}: an interface's name says nothing on another machine")
             return str(ipaddress.IPv6Address(host))
-        case "dns" | "dns4" | "dns6" if _NAME.fullmatch(host):
+        case "dns" | "dns4" | "dns6" if len(host) <= LONGEST_NAME and _NAME.fullmatch(host):
             return host
     raise ValueError(f"/{kind}/{host} is neither an IP address nor a DNS name")
 

@@ -57,7 +57,7 @@ async def dial(address: str, meter: Meter) -> Wire:
     place = parse_address(address)
     try:
         return Wire(await trio.open_tcp_stream(place.host, place.port), initiator=True, meter=meter)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that cannot be looked up is the latter
         raise Unreachable(f"{address} does not answer: {error}") from error
 
 

@@ -48,12 +48,23 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         "/ip4/192.0.2.7/tcp/1/p2p/somebody",
         "/dns4/no_such name/tcp/1",
         "/dns4/" + 300 * "a" + "/tcp/1",
+        "/dns4/" + 64 * "a" + "/tcp/1",
+        "/dns4/" + 150 * "a." + "a/tcp/1",
+        "/dns4/a..b/tcp/1",
+        "/dns4/a.-b/tcp/1",
+        "/ip6/fe80::1%eth0/tcp/1",
         "/ip4/192.0.2.7/tcp/1" + 500 * "/",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_address(text)
+
+
+@given(st.text("a-.A0", min_size=1, max_size=70))
+def test_every_name_that_is_accepted_can_be_looked_up(name: str) -> None:
+    if is_dialable(f"/dns4/{name}/tcp/1"):
+        assert name.encode("idna")
 
 
 @given(st.text(max_size=60))
