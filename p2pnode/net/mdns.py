@@ -96,7 +96,11 @@ class MdnsDiscovery:
     ) -> None:
         async for name in names:
             lookup = partial(zeroconf.get_service_info, SERVICE, name, LOOKUP_MILLISECONDS)
-            info = await trio.to_thread.run_sync(lookup)
+            try:
+                info = await trio.to_thread.run_sync(lookup)
+            except ZeroconfError as error:  # anybody may announce a name that is none
+                logger.debug("%r is not looked up: %s", name, error)
+                continue
             peer = read_text_record(swarm, info.properties) if info is not None else None
             if peer is not None and peer.peer != self._network.me:
                 found(peer)

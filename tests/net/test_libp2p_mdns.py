@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 import trio
+from zeroconf import Zeroconf
 
 from p2pnode.net.addresses import ADDRESSES_PER_PEER
 from p2pnode.net.mdns import MdnsDiscovery, read_text_record, text_record
@@ -46,6 +47,21 @@ def test_an_announcement_has_few_addresses() -> None:
     found = read_text_record("ours", announced("ours", key(1).peer, *addresses))
     assert found is not None
     assert found.addresses == tuple(addresses[:ADDRESSES_PER_PEER])
+
+
+@pytest.mark.parametrize("name", ["x._other._tcp.local.", f"{70 * 'a'}._p2pnode._tcp.local.", "\x01._p2pnode"])
+async def test_a_name_that_is_none_is_overlooked(name: str) -> None:
+    """Anybody on the local network may announce one."""
+    names, noticed = trio.open_memory_channel[str](1)
+    await names.send(name)
+    names.close()
+    zeroconf = Zeroconf(interfaces=["127.0.0.1"])
+    try:
+        async with peer(1) as network:
+            discovery = MdnsDiscovery(network, Random(1), ["127.0.0.1"])
+            await discovery._look_up(zeroconf, noticed, "ours", lambda _: None)
+    finally:
+        await trio.to_thread.run_sync(zeroconf.close)
 
 
 @pytest.mark.slow
