@@ -147,12 +147,14 @@ class Connection:
     """An authenticated connection; carries streams while `run` runs.
 
     Attributes:
+        leaving: it was chosen to be closed, and counts and is used no more.
         doubted: what `received` was when somebody last waited on it in vain.
         subnet: that the peer dialled from, where those are counted; None if this side dialled.
     """
 
     def __init__(self, wire: Wire, channel: Channel, peer: PeerId, budget: Budget) -> None:
         self.peer = peer
+        self.leaving = False
         self.doubted = -1
         self.subnet: str | None = None
         self._wire = wire
@@ -161,7 +163,7 @@ class Connection:
     @property
     def alive(self) -> bool:
         """False as soon as its end is known here; a peer that fell silent still counts."""
-        return not (self._wire.ended or self._muxer.leaving)
+        return not (self.leaving or self._wire.ended or self._muxer.leaving)
 
     @property
     def idle(self) -> bool:

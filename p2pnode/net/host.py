@@ -6,8 +6,7 @@ ours, and anybody's libp2p understands them. The library's own host and swarm do
 connection accepted costs a task and a slot that come back only at shutdown; and errors of handlers
 disappear. What is left to do without them fits on this page.
 
-*Connections* are kept and reused, one dial at a time for each peer. Two peers that dial each other at
-once end with two connections, and both work; the newest is used. A connection that turns out to be
+*Connections* are kept and reused (`connections`), one dial at a time for each peer. One that turns out to be
 dead is dropped, so the next `open` dials again. One on which nothing came while somebody waited to open a
 stream, for as long as that was willing to, is doubted: until a byte comes, it is not used again.
 
@@ -21,7 +20,7 @@ handlers, in Noise or yamux, ends the connection, and `on_fault` hears of it.
 import logging
 import math
 import socket
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -36,16 +35,16 @@ from p2pnode.net.addresses import AddressBook, parse_address, reachable
 from p2pnode.net.bulk import BulkStream
 from p2pnode.net.bulk_keys import invite, preferred
 from p2pnode.net.connection import NOISE, Connection, admit, dial, dial_direct, noise_of, secure
+from p2pnode.net.connections import Connections
 from p2pnode.net.identify import IDENTIFY, PING, identify, ping
 from p2pnode.net.limits import (
     ARRIVALS,
     ARRIVALS_PER_SUBNET,
     DIALS,
     DIALS_PER_HOST,
-    MOST_CONNECTIONS,
-    MOST_CONNECTIONS_PER_PEER,
-    MOST_CONNECTIONS_PER_SUBNET,
+    FEW_SERVED,
     MOST_SERVED,
+    MOST_SERVED_PER_PEER,
     MOST_STRANGERS,
     MOST_STRANGERS_PER_SUBNET,
     STREAMS,
@@ -116,10 +115,10 @@ class Libp2pNetwork:
         self._meter = Meter(pace=Pace(bandwidth))
         self._budget = Budget(MOST_UNREAD_IN_ALL)
         self._book = AddressBook()
-        self._connections: dict[PeerId, list[Connection]] = {}
+        self._connections = Connections(lambda connection: nursery.start_soon(connection.close))
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._strangers: list[str | None] = []  # the subnets of those whose handshake is under way
-        self._served = 0
+        self._served = Counter[PeerId]()  # streams that are served now
         self._arrivals = Buckets[str](ARRIVALS_PER_SUBNET, ARRIVALS)
         self._dials = Buckets[str](DIALS_PER_HOST, DIALS)
         self._streams = Buckets[PeerId](STREAMS_PER_PEER, STREAMS)
@@ -155,7 +154,7 @@ class Libp2pNetwork:
     @property
     def connected(self) -> tuple[PeerId, ...]:
         """Peers that a connection is open with."""
-        return tuple(peer for peer in self._connections if self._newest(peer))
+        return tuple(self._connections.peers)
 
     def serve(self, protocol: str, handler: Handler) -> None:
         self._handlers[protocol] = handler
@@ -181,7 +180,7 @@ class Libp2pNetwork:
         raise Unreachable(f"{address}: no answer in {OPEN_SECONDS:.0f} s")
 
     async def open(self, peer: PeerId, protocol: str) -> YamuxStream:
-        heard = [(one, one.received) for one in self._connections.get(peer, ())]
+        heard = [(one, one.received) for one in self._connections.of(peer)]
         try:
             with trio.fail_after(OPEN_SECONDS):
                 return await self._open(peer, protocol)
@@ -212,18 +211,18 @@ class Libp2pNetwork:
 
     async def disconnect(self, peer: PeerId) -> None:
         await self._meeting.part(peer)
-        await _close_all(self._connections.get(peer, ()))
+        await _close_all(self._connections.of(peer))
 
     async def close(self) -> None:
         """Close every connection once what was sent has left, or soon after."""
         await self._meeting.part()
-        await _close_all([one for some in self._connections.values() for one in some])
+        await _close_all([*self._connections])
 
     async def welcome(self, stream: trio.SocketStream) -> None:
         """Serve one accepted TCP connection until it ends."""
         wire = Wire(stream, initiator=False, meter=self._meter)
         subnet = _subnet(stream)
-        if not (self._may_arrive(subnet) and self._make_room(subnet)):
+        if self._connections.full(subnet) or not self._may_arrive(subnet):
             wire.abort()
             return
         self._strangers.append(subnet)
@@ -238,8 +237,10 @@ class Libp2pNetwork:
         finally:
             self._strangers.remove(subnet)
         connection.subnet = subnet
-        self._register(connection)
-        await self._run(connection)
+        if self._connections.admit(connection):
+            await self._run(connection)
+        else:
+            await connection.close()
 
     def _meet(self, name: str, direct: socket.socket) -> None:
         if not self._meeting.arrived(name, direct):
@@ -252,36 +253,19 @@ class Libp2pNetwork:
             return False
         return self._arrivals.take(subnet, trio.current_time())
 
-    def _make_room(self, subnet: str | None) -> bool:
-        """Whether there is room for one more connection, if need be instead of the oldest idle one."""
-        everyone = [one for some in self._connections.values() for one in some]
-        near = [one for one in everyone if subnet is not None and one.subnet == subnet]
-        if len(near) >= MOST_CONNECTIONS_PER_SUBNET:
-            everyone = near
-        elif len(everyone) < MOST_CONNECTIONS:
-            return True
-        idle = next((one for one in everyone if one.idle), None)
-        if idle is not None:
-            self._nursery.start_soon(idle.close)
-        return idle is not None
-
     async def _connection(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
         """Return the newest connection with `peer`, dialling `addresses` when there is none."""
         if peer == self.me:
             raise Unreachable("a node does not dial itself")
-        if newest := self._newest(peer):
+        if newest := self._connections.newest(peer):
             return newest
         lock = self._dialling.setdefault(peer, trio.Lock())
         try:
             async with lock:
-                return self._newest(peer) or await self._dial_any(peer, addresses)
+                return self._connections.newest(peer) or await self._dial_any(peer, addresses)
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dialling.pop(peer, None)
-
-    def _newest(self, peer: PeerId) -> Connection | None:
-        connections = reversed(self._connections.get(peer, ()))
-        return next((one for one in connections if one.alive and one.received != one.doubted), None)
 
     async def _dial_any(self, peer: PeerId, addresses: Sequence[str]) -> Connection:
         """Dial `addresses`, each a moment after the one before; the first to answer wins."""
@@ -327,15 +311,11 @@ class Libp2pNetwork:
             await connection.close()
             raise Unreachable(f"{address} is this node itself")
         self._book.learn(connection.peer, [address.partition("/p2p/")[0]])
-        self._register(connection)
+        if not self._connections.admit(connection):
+            await connection.close()
+            raise Unreachable(f"{address} has no room: all connections are in use")
         self._nursery.start_soon(self._run, connection)
         return connection
-
-    def _register(self, connection: Connection) -> None:
-        mine = self._connections.setdefault(connection.peer, [])
-        mine.append(connection)
-        if len(mine) > MOST_CONNECTIONS_PER_PEER:
-            self._nursery.start_soon(mine[0].close)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -343,23 +323,26 @@ class Libp2pNetwork:
         except PeerFault as error:
             self.on_fault(connection.peer, error)
         finally:
-            mine = self._connections[connection.peer]
-            mine.remove(connection)
-            if not mine:
-                del self._connections[connection.peer]
+            self._connections.remove(connection)
 
     def _admit(self, peer: PeerId) -> bool:
         """Whether `peer` may open one more stream, which is then served."""
-        if self._served >= MOST_SERVED or not self._streams.take(peer, trio.current_time()):
+        everybody = self._served.total()
+        most = FEW_SERVED if 2 * everybody >= MOST_SERVED else MOST_SERVED_PER_PEER
+        if everybody >= MOST_SERVED or self._served[peer] >= most:
             return False
-        self._served += 1
+        if not self._streams.take(peer, trio.current_time()):
+            return False
+        self._served[peer] += 1
         return True
 
     async def _serve(self, stream: YamuxStream) -> None:
         try:
             await self._converse(stream)
         finally:
-            self._served -= 1
+            self._served[stream.peer] -= 1
+            if not self._served[stream.peer]:
+                del self._served[stream.peer]
 
     async def _converse(self, stream: YamuxStream) -> None:
         try:

@@ -23,6 +23,9 @@ PING = "/ipfs/ping/1.0.0"
 
 _PING_BYTES = 32
 
+PATIENCE_SECONDS = 60.0
+"""Between two pings of one stream, and for each answer to be taken: a stream that nobody uses is not kept."""
+
 
 def identify(
     public: bytes, addresses: Callable[[], tuple[str, ...]], protocols: Callable[[], tuple[str, ...]]
@@ -43,11 +46,14 @@ def identify(
 
 
 async def ping(stream: Stream) -> None:
-    """Echo until the peer has had enough."""
+    """Echo until the peer has had enough, or says nothing for a while."""
     echo = memoryview(bytearray(_PING_BYTES))
     while True:
-        await stream.receive_into(echo)
-        await stream.send(echo)
+        with trio.move_on_after(PATIENCE_SECONDS) as patience:
+            await stream.receive_into(echo)
+            await stream.send(echo)
+        if patience.cancelled_caught:
+            raise Disconnected("a ping that has had enough")
 
 
 async def round_trip(stream: Stream) -> float:

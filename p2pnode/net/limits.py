@@ -17,7 +17,8 @@ import ipaddress
 from p2pnode.bucket import Rate
 
 MOST_CONNECTIONS = 512
-"""Connections at once, each 35 kB when idle. A bootstrap node sees many more peers, one after the other."""
+"""Connections at once, each 0.1 MB when idle, 0.35 MB once it has carried much. A bootstrap node sees many
+more peers, one after the other."""
 
 MOST_CONNECTIONS_PER_PEER = 4
 """Connections with one peer. One is used; two peers that dial each other at once have two, and a restart may
@@ -56,6 +57,12 @@ REFUSALS = Rate(100, 1000)
 
 MOST_SERVED = 4096
 """Streams open at once that others opened, 5 kB each; 256 on one connection."""
+
+MOST_SERVED_PER_PEER = 256
+"""The same, one peer: honest ones have a handful."""
+
+FEW_SERVED = 8
+"""The same, once half of all are taken: so that those who hold many keep nobody from being heard."""
 
 QUESTIONS = Rate(100, 200)
 """Conversations in which the DHT answers, 2 ms each. 96 came in the first second, when 40 nodes started."""

@@ -173,7 +173,7 @@ class Hostile:
         """One with the node: the same as before, if that has not ended."""
         while True:
             await self.network.connect(full_address(self.siege.network))
-            if (found := self.network._newest(self.siege.node)) is not None:
+            if (found := self.network._connections.newest(self.siege.node)) is not None:
                 return found
 
     async def pour(self, data: bytes) -> bool:

@@ -98,7 +98,7 @@ async def test_an_exchange_over_tcp_conserves_the_sum_of_its_two_ends(codec: str
 
 def idle(network: Libp2pNetwork) -> bool:
     """Whether no stream is open."""
-    return all(one.idle for some in network._connections.values() for one in some)
+    return all(one.idle for one in network._connections)
 
 
 async def test_an_offer_that_was_withdrawn_leaves_no_stream_behind() -> None:

@@ -49,7 +49,9 @@ def test_an_announcement_has_few_addresses() -> None:
     assert found.addresses == tuple(addresses[:ADDRESSES_PER_PEER])
 
 
-@pytest.mark.parametrize("name", ["x._other._tcp.local.", f"{70 * 'a'}._p2pnode._tcp.local.", "\x01._p2pnode"])
+@pytest.mark.parametrize(
+    "name", ["x._other._tcp.local.", f"{70 * 'a'}._p2pnode._tcp.local.", "\x01._p2pnode"]
+)
 async def test_a_name_that_is_none_is_overlooked(name: str) -> None:
     """Anybody on the local network may announce one."""
     names, noticed = trio.open_memory_channel[str](1)

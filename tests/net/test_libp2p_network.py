@@ -102,7 +102,7 @@ async def test_peers_that_dial_each_other_at_once_can_both_talk() -> None:
                 for _ in range(3):
                     nursery.start_soon(talk, one, other)
                     nursery.start_soon(talk, other, one)
-        assert len(one._connections[other.me]) <= 2
+        assert len(one._connections.of(other.me)) <= 2
 
 
 async def test_a_connection_is_used_again() -> None:
@@ -111,7 +111,7 @@ async def test_a_connection_is_used_again() -> None:
         for _ in range(5):
             await near.connect(full_address(far))
             await (await near.open(far.me, PROTOCOL)).reset()
-        assert len(near._connections[far.me]) == 1
+        assert len(near._connections.of(far.me)) == 1
 
 
 async def test_an_address_that_works_is_found_behind_those_that_do_not() -> None:
@@ -134,14 +134,15 @@ async def test_a_dial_that_failed_may_be_tried_again_at_once() -> None:
 
 async def test_connections_with_one_peer_do_not_pile_up() -> None:
     async with peer(1) as near, peer(2) as far:
-        for _ in range(2 * MOST_CONNECTIONS_PER_PEER):
-            await near._dial(full_address(far))
-        await until(lambda: len(near._connections[far.me]) == MOST_CONNECTIONS_PER_PEER)
-        await until(lambda: len(far._connections[near.me]) == MOST_CONNECTIONS_PER_PEER)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5 * MOST_CONNECTIONS_PER_PEER):
+                nursery.start_soon(near._dial, full_address(far))
+        await until(lambda: len(near._connections.of(far.me)) == MOST_CONNECTIONS_PER_PEER)
+        await until(lambda: len(far._connections.of(near.me)) == MOST_CONNECTIONS_PER_PEER)
 
 
 async def test_an_idle_connection_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pnode.net.host.MOST_CONNECTIONS", 2)
+    monkeypatch.setattr("p2pnode.net.connections.MOST_CONNECTIONS", 2)
     async with peer(1) as busy, peer(2) as first, peer(3) as second, peer(4) as third:
         busy.serve(PROTOCOL, echo)
         await first.connect(full_address(busy))
@@ -169,7 +170,7 @@ async def test_a_cancelled_send_leaves_the_connection_to_others() -> None:
         assert await ask_echo(lively, b"still here") == b"still here"
         with pytest.raises(Disconnected):
             await receive(other, 64 * MIB)
-        assert len(near._connections[far.me]) == 1
+        assert len(near._connections.of(far.me)) == 1
 
 
 async def test_both_sides_send_much_while_streams_come_and_go() -> None:
@@ -235,7 +236,7 @@ async def test_nothing_is_left_of_many_streams_and_connections() -> None:
             await until(partial(_is_idle, streams[0]))
             await near.disconnect(far.me)
         await until(lambda: trio.lowlevel.current_statistics().tasks_living == before)
-        assert not near._connections and not far._connections and not near._dialling
+        assert not [*near._connections] and not [*far._connections] and not near._dialling
 
 
 def _is_idle(stream: YamuxStream) -> bool:

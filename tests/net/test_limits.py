@@ -1,7 +1,7 @@
 """A burst passes, a flood does not, and who is over a limit takes nothing from the others."""
 
 import math
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from p2pnode.bucket import MOST_KEPT, Bucket, Buckets, Rate
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault, Unreachable
-from p2pnode.net import connection, host, kademlia
+from p2pnode.net import connection, connections, host, identify, kademlia
 from p2pnode.net.host import Libp2pNetwork
 from p2pnode.net.limits import MOST_ANSWERS, subnet_of, target_of
 from p2pnode.net.wire import Meter, Wire
@@ -151,7 +151,7 @@ async def is_refused(network: Libp2pNetwork) -> bool:
 async def test_connections_of_one_network_make_room_for_one_another_only(
     public: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "MOST_CONNECTIONS_PER_SUBNET", 2)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS_PER_SUBNET", 2)
     async with peer(1) as busy, peer(2) as first, peer(3) as second, peer(4) as third, peer(5) as ours:
         busy.serve(PROTOCOL, echo)
         ours.serve(PROTOCOL, echo)
@@ -165,6 +165,32 @@ async def test_connections_of_one_network_make_room_for_one_another_only(
         held = await third.open(busy.me, PROTOCOL)
         assert await ask_echo(held, b"hello") == b"hello"
         assert await is_refused(busy)
+
+
+async def test_many_that_come_at_once_make_room_for_each_other_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 4
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", most)
+    async with peer(1) as busy, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(peer(number)) for number in range(2, 22)]
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(other.connect, full_address(busy))
+        await until(lambda: len([*busy._connections]) == most)
+
+
+async def test_connections_that_this_node_dials_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 2)
+    async with peer(1) as near, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(peer(number)) for number in range(2, 7)]
+        for other in others:
+            other.serve(PROTOCOL, echo)
+            await near.connect(full_address(other))
+        await until(lambda: len([*near._connections]) == 2)
+        held = [await near.open(peer, PROTOCOL) for peer in near.connected]
+        with pytest.raises(Unreachable, match="in use"):
+            await near.connect(full_address(others[0]))
+        for stream in held:
+            assert await ask_echo(stream, b"hello") == b"hello"
 
 
 async def test_strangers_of_one_network_do_not_keep_others_out(
@@ -249,10 +275,35 @@ async def test_streams_that_are_served_are_counted_until_they_end(monkeypatch: p
         with pytest.raises(Unreachable):
             await near.open(far.me, PROTOCOL)
         await held[0].reset()
-        await until(lambda: far._served == 1)
+        await until(lambda: far._served.total() == 1)
         await near.open(far.me, PROTOCOL)
         await near.disconnect(far.me)
-        await until(lambda: far._served == 0)
+        await until(lambda: not far._served)
+
+
+async def test_who_holds_many_streams_keeps_nobody_else_from_being_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "MOST_SERVED", 8)
+    monkeypatch.setattr(host, "MOST_SERVED_PER_PEER", 6)
+    monkeypatch.setattr(host, "FEW_SERVED", 1)
+    async with two_peers() as (near, far), peer(3) as other:
+        far.serve(PROTOCOL, echo)
+        for _ in range(4):
+            await near.open(far.me, PROTOCOL)
+        with pytest.raises(Unreachable):  # half of all are taken
+            await near.open(far.me, PROTOCOL)
+        await other.connect(full_address(far))
+        stream = await other.open(far.me, PROTOCOL)
+        assert await ask_echo(stream, b"hello") == b"hello"
+
+
+async def test_a_ping_that_nobody_uses_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identify, "PATIENCE_SECONDS", 0.1)
+    async with two_peers() as (near, far):
+        stream = await near.open(far.me, identify.PING)
+        assert await identify.round_trip(stream) > 0
+        await until(lambda: not far._served)
 
 
 async def test_who_goes_on_opening_refused_streams_is_cut_off_and_counted(
@@ -263,7 +314,7 @@ async def test_who_goes_on_opening_refused_streams_is_cut_off_and_counted(
     faults = list[tuple[PeerId, Fault]]()
     async with two_peers() as (near, far):
         far.on_fault = lambda who, error: faults.append((who, error.fault))
-        [dialled] = near._connections[far.me]
+        [dialled] = near._connections.of(far.me)
         for _ in range(4):
             assert not faults
             stream = dialled._muxer.open()
