@@ -20,6 +20,12 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 
+OPTIONS = ("-m", "fault", "-q", "--no-header", "-o", "faulthandler_timeout=1800")
+"""Of pytest. The longest cases take minutes, on a busy machine many."""
+
+ENDS = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""How pytest ends when all cases that were left have been tried."""
+
 
 @dataclass
 class Row:
@@ -86,7 +92,7 @@ def table(rows: dict[str, Row]) -> Table:
     for heading in ("fault", "cases", "outcome", "seconds"):
         drawn.add_column(heading, justify="right" if heading in ("cases", "seconds") else "left")
     for name, row in rows.items():
-        outcome = f"{len(row.failed)} failed" if row.failed else "green"
+        outcome = f"{len(row.failed)} failed" if row.failed else "green" if row.passed else "not tried"
         if row.skipped:
             outcome += f", {len(row.skipped)} not possible on this machine"
         count = len(row.passed) + len(row.failed) + len(row.skipped)
@@ -105,7 +111,10 @@ def table(rows: dict[str, Row]) -> Table:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def main(words: tuple[str, ...], again: bool, results: Path, as_json: bool) -> None:
-    """Run all faults, or those whose names hold one of WORDS. Exit code 1: some failed."""
+    """Run all faults, or those whose names hold one of WORDS.
+
+    Exit code 1: some failed. 2 and more: not all were tried; those of pytest.
+    """
     if again:
         results.unlink(missing_ok=True)
     known: dict[str, dict[str, object]] = {}
@@ -115,7 +124,7 @@ def main(words: tuple[str, ...], again: bool, results: Path, as_json: bool) -> N
     with results.open("a") as written:
         matrix = Matrix(known, written, words)
         with redirect_stdout(sys.stderr):  # stdout is for the result
-            pytest.main(["-m", "fault", "-q", "--no-header", str(ROOT / "tests")], plugins=[matrix])
+            code = pytest.main([*OPTIONS, str(ROOT / "tests")], plugins=[matrix])
     rows = matrix.rows()
     Console(stderr=True).print(table(rows))
     failed = [case for row in rows.values() for case in row.failed]
@@ -125,6 +134,9 @@ def main(words: tuple[str, ...], again: bool, results: Path, as_json: bool) -> N
             for name, row in rows.items()
         }
         click.echo(json.dumps({"faults": counted, "failed": len(failed)}))
+    if code not in ENDS:
+        click.echo(f"not all faults were tried: pytest ended with {code!s}", err=True)
+        sys.exit(int(code))
     sys.exit(1 if failed or not rows else 0)
 
 

@@ -15,7 +15,6 @@ from p2pnode.rehearsal.scenario import load
 LARGE = Path(__file__).parent / "large"
 PATHS = sorted((Path(__file__).parent / "scenarios").glob("*.toml"))
 SLOW = ("churn", "join", "thin")
-LONG = pytest.mark.long
 
 
 def marks(path: Path) -> list[pytest.MarkDecorator]:
@@ -39,9 +38,8 @@ def of(name: str, seed: int) -> Outcome:
 
 
 @pytest.mark.fault("60 % churn an hour among 200 nodes, virtual")
-@pytest.mark.parametrize(
-    "seed", [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(n, marks=LONG) for n in range(1, 5))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(5))
 def test_two_hundred_nodes_learn_nearly_as_fast_with_churn(seed: int) -> None:
     scenario = load(LARGE / "churn.toml")
     churned, calm = rehearse(scenario, seed), rehearse(replace(scenario, events=()), seed)
@@ -53,7 +51,10 @@ def test_two_hundred_nodes_learn_nearly_as_fast_with_churn(seed: int) -> None:
 @pytest.mark.fault("24 hours of 20 nodes with churn, virtual")
 @pytest.mark.parametrize(
     ("hours", "seed"),
-    [pytest.param(3, 0, marks=pytest.mark.slow), *(pytest.param(24, n, marks=LONG) for n in range(5))],
+    [
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        *(pytest.param(24, seed, marks=pytest.mark.long) for seed in range(5)),
+    ],
 )
 def test_nodes_grow_in_nothing_in_a_day(hours: int, seed: int) -> None:
     scenario = load(LARGE / "day.toml")
