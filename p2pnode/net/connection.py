@@ -24,11 +24,12 @@ from libp2p.security.noise.transport import Transport as Noise
 from p2pnode.errors import LinkError, Unreachable
 from p2pnode.identity.keys import public_of
 from p2pnode.net.addresses import parse_address
+from p2pnode.net.budget import Budget
 from p2pnode.net.multistream import agree, propose, receive
 from p2pnode.net.noise import Channel, Opener, Sealer
 from p2pnode.net.wire import Meter, Wire
 from p2pnode.net.yamux import PROTOCOL as YAMUX
-from p2pnode.net.yamux import Budget, Yamux, YamuxStream
+from p2pnode.net.yamux import Yamux, YamuxStream
 from p2pnode.ports import PeerId
 
 logger = logging.getLogger(__name__)

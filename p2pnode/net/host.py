@@ -32,6 +32,7 @@ from p2pnode.bucket import Buckets
 from p2pnode.errors import Disconnected, LinkError, PeerFault, Unreachable
 from p2pnode.identity.keys import Key
 from p2pnode.net.addresses import AddressBook, parse_address, reachable
+from p2pnode.net.budget import Budget
 from p2pnode.net.bulk import BulkStream
 from p2pnode.net.bulk_keys import invite, preferred
 from p2pnode.net.connection import NOISE, Connection, admit, dial, dial_direct, noise_of, secure
@@ -57,7 +58,7 @@ from p2pnode.net.meeting import Meeting
 from p2pnode.net.multistream import agree, receive
 from p2pnode.net.pace import Pace
 from p2pnode.net.wire import Meter, Wire
-from p2pnode.net.yamux import MOST_UNREAD_IN_ALL, Budget, YamuxStream
+from p2pnode.net.yamux import MOST_UNREAD_IN_ALL, YamuxStream
 from p2pnode.ports import Handler, PeerAddress, PeerId, Stream, Traffic
 
 logger = logging.getLogger(__name__)

@@ -32,6 +32,7 @@ import trio
 
 from p2pnode.bucket import Bucket
 from p2pnode.errors import Disconnected, Fault, PeerFault, Unreachable
+from p2pnode.net.budget import Budget
 from p2pnode.net.limits import REFUSALS
 from p2pnode.net.noise import Channel
 from p2pnode.ports import Bytes, PeerId
@@ -74,40 +75,14 @@ TURN = 64
 """Frames read before all else that this node does has its turn: 20,000 small ones may be received at once."""
 
 KEEP_ALIVE_SECONDS = 30.0
-"""Without a byte from the peer until it is asked for one, and again until it counts as gone."""
+"""Without a byte from the peer until it is asked for one, and again until it counts as gone. Who has said
+nothing for so long asks too: what it hears may be so large and slow that an answer to it comes too late."""
 
 LAST_READS_SECONDS = 1.0
 """For what the peer has sent, once nothing more can be written to it."""
 
 LINGER_SECONDS = 10.0
 """How long a peer may go on after its handler is done, before the stream is dropped."""
-
-
-class Budget:
-    """Bytes that may be spent, here and in what this is a part of."""
-
-    def __init__(self, most: int, parent: "Budget | None" = None) -> None:
-        self._most = most
-        self._parent = parent
-        self._spent = 0
-
-    @property
-    def left(self) -> int:
-        """How much may still be spent; negative when too much was."""
-        mine = self._most - self._spent
-        return mine if self._parent is None else min(mine, self._parent.left)
-
-    @property
-    def spare(self) -> int:
-        """How much may be granted: half of all stays for what senders need not ask for."""
-        mine = max(0, self._most // 2 - self._spent)
-        return mine if self._parent is None else min(mine, self._parent.spare)
-
-    def spend(self, size: int) -> None:
-        """Spend so much, or give back what is negative."""
-        self._spent += size
-        if self._parent is not None:
-            self._parent.spend(size)
 
 
 class YamuxStream:
@@ -225,6 +200,11 @@ class YamuxStream:
         self._grant()
         self._forget_if_done()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have arrived and that nobody has read."""
+        return len(self._unread)
 
     def accept_data(self, channel: Channel, most: int) -> int:
         """Take what is there, at most so many bytes, to where it belongs; returns how many."""
@@ -348,6 +328,7 @@ class Yamux:
         self.dialled = dialled
         self.room = trio.lowlevel.ParkingLot()
         self.budget = Budget(MOST_UNREAD, budget)
+        self._node = budget
         self.admits: Callable[[], bool] = lambda: True
         self.streams: dict[int, YamuxStream] = {}
         self.leaving = False
@@ -359,7 +340,9 @@ class Yamux:
         self._work = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._writing = False
-        self._heard = True  # since keep-alive looked last
+        self._heard = self._said = True  # since keep-alive looked last
+        self._scope = trio.CancelScope()
+        self._fault: PeerFault | None = None
         self._refusals = Bucket(REFUSALS)
 
     async def run(self, accept: Callable[[YamuxStream], None]) -> None:
@@ -368,22 +351,24 @@ class Yamux:
         Raises:
             PeerFault: the peer broke the rules.
         """
-        fault: PeerFault | None = None
+        self._node.users.append(self)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_all, nursery.cancel_scope)
-                nursery.start_soon(self._keep_alive, nursery.cancel_scope)
-                try:
-                    await self._read_all(accept)
-                except Disconnected:
-                    pass
-                except PeerFault as error:
-                    fault = error
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write_all)
+                    nursery.start_soon(self._keep_alive)
+                    try:
+                        await self._read_all(accept)
+                    except Disconnected:
+                        pass
+                    except PeerFault as error:
+                        self._fault = error
+                    nursery.cancel_scope.cancel()
         finally:
+            self._node.users.remove(self)
             self._end()
-        if fault is not None:
-            raise fault
+        if self._fault is not None:
+            raise self._fault
 
     def open(self) -> YamuxStream:
         """Open a stream. The peer hears of it with the next bytes that go out.
@@ -402,6 +387,16 @@ class Yamux:
         self.say(CREDIT, SYN, self._next)
         self._next += 2
         return stream
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have arrived and that nobody has read."""
+        return sum(stream.unread for stream in self.streams.values())
+
+    def cut(self) -> None:
+        """End it: it has most of what lies unread on all connections of the node, which is too much."""
+        self._fault = PeerFault(Fault.OVERSIZED, "most of what lies unread here is its")
+        self._scope.cancel()
 
     async def leave(self) -> None:
         """Tell the peer that nothing new comes, and wait until everything queued is written."""
@@ -427,6 +422,7 @@ class Yamux:
         """Queue a frame."""
         if self.ended:
             return
+        self._said = True
         self._gathered += HEADER.pack(0, kind, flags, number, length)
         if len(data) <= SMALL:
             self._gathered += data
@@ -451,7 +447,7 @@ class Yamux:
             self._channel.put(self._gathered)
             self._gathered = bytearray()
 
-    async def _write_all(self, scope: trio.CancelScope) -> None:
+    async def _write_all(self) -> None:
         try:
             while True:
                 await self._work.wait()
@@ -463,18 +459,19 @@ class Yamux:
                 self._writing = False
                 self._written.unpark_all()
         except Disconnected:  # what the peer has sent before it left may still be on its way
-            scope.deadline = trio.current_time() + LAST_READS_SECONDS
+            self._scope.deadline = trio.current_time() + LAST_READS_SECONDS
 
-    async def _keep_alive(self, scope: trio.CancelScope) -> None:
+    async def _keep_alive(self) -> None:
         asked = False
         while self._heard or not asked:
             asked, self._heard = not self._heard, False
-            if asked:
+            if asked or not self._said:
                 self.say(PING, SYN, 0)
+            self._said = False
             for stream in list(self.streams.values()):
                 stream.notice()
             await trio.sleep(KEEP_ALIVE_SECONDS)
-        scope.cancel()
+        self._scope.cancel()
 
     # --- reading ---
 
@@ -486,7 +483,6 @@ class Yamux:
             if not frames % TURN:
                 await trio.lowlevel.checkpoint()
             await self._read_into(header)
-            self._heard = True
             version, kind, flags, number, length = HEADER.unpack(header)
             if version or kind > GO_AWAY or flags > SYN | ACK | FIN | RST:
                 raise PeerFault(Fault.MALFORMED, "not a yamux frame")
@@ -517,11 +513,12 @@ class Yamux:
             raise PeerFault(Fault.OVERSIZED, f"a frame of {length} bytes, which it may not send")
         while length:
             await self._channel.wait()
+            self._heard = True
             if stream is None:  # it was reset here, and the peer did not know yet
                 length -= len(self._channel.take(length))
             else:
                 length -= stream.accept_data(self._channel, length)
-            if self.budget.left < 0:
+            if self.budget.overdrawn:
                 raise PeerFault(Fault.OVERSIZED, "more lies unread than this node keeps")
 
     def _opened(self, accept: Callable[[YamuxStream], None], number: int) -> None:
@@ -544,6 +541,7 @@ class Yamux:
     async def _read_into(self, view: memoryview) -> None:
         while view:
             await self._channel.wait()
+            self._heard = True
             view = view[self._channel.take_into(view) :]
 
     def _end(self) -> None:

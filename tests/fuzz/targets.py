@@ -20,12 +20,13 @@ import trio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from p2pnode.errors import Disconnected, PeerFault
+from p2pnode.net.budget import Budget
 from p2pnode.net.bulk import MOST_PLAIN, TAG, Incoming, Outgoing
 from p2pnode.net.bulk_keys import PROTOCOL, agree_on, invite
 from p2pnode.net.multistream import agree
 from p2pnode.net.noise import Channel, Opener, Sealer
 from p2pnode.net.pace import Pace
-from p2pnode.net.yamux import Budget, Yamux, YamuxStream
+from p2pnode.net.yamux import Yamux, YamuxStream
 from p2pnode.ports import Bytes, PeerId
 from tests.fuzz.giving import state
 from tests.fuzz.greeting import hello
@@ -113,7 +114,7 @@ async def _serve(channel: Channel) -> None:
     for stream in streams:
         await stream.reset()
     assert not muxer.streams
-    assert node.left == KEPT
+    assert node._spent == 0
 
 
 async def _echo(stream: YamuxStream) -> None:

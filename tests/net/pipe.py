@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import trio
 
 from p2pnode.errors import Disconnected, PeerFault
+from p2pnode.net.budget import Budget
 from p2pnode.net.memory import run_deterministic
 from p2pnode.net.noise import Channel, Opener, Sealer
-from p2pnode.net.yamux import HEADER, Budget, Yamux, YamuxStream
+from p2pnode.net.yamux import HEADER, Yamux, YamuxStream
 from p2pnode.ports import Bytes, PeerId
 
 KEYS = bytes(range(32)), bytes(range(32, 64))
@@ -28,11 +29,13 @@ class Pipe:
     Args:
         room: bytes it holds.
         piece: bytes it hands out at once, at most.
+        pause: seconds before each piece.
     """
 
-    def __init__(self, room: int = MIB, piece: int = MIB) -> None:
+    def __init__(self, room: int = MIB, piece: int = MIB, pause: float = 0.0) -> None:
         self._room = room
         self._piece = piece
+        self._pause = pause
         self._bytes = bytearray()
         self._changed = trio.lowlevel.ParkingLot()
         self._ended = False
@@ -58,6 +61,8 @@ class Pipe:
         await trio.lowlevel.checkpoint()
         while not self._bytes and not self._ended:
             await self._changed.park()
+        if self._pause:
+            await trio.sleep(self._pause)
         size = min(len(view), len(self._bytes), self._piece)
         view[:size] = self._bytes[:size]
         del self._bytes[:size]
@@ -88,9 +93,9 @@ class PipeWire:
         self.outward.end()
 
 
-def wires(room: int = MIB, piece: int = MIB) -> tuple[PipeWire, PipeWire]:
+def wires(room: int = MIB, piece: int = MIB, pause: float = 0.0) -> tuple[PipeWire, PipeWire]:
     """The two ends of a connection."""
-    there, back = Pipe(room, piece), Pipe(room, piece)
+    there, back = Pipe(room, piece, pause), Pipe(room, piece, pause)
     return PipeWire(back, there), PipeWire(there, back)
 
 
@@ -110,8 +115,8 @@ class End:
         done: whether `run` is over.
     """
 
-    def __init__(self, wire: PipeWire, dialled: bool, most: int = 1 << 30) -> None:
-        self.node = Budget(most)
+    def __init__(self, wire: PipeWire, dialled: bool, node: Budget) -> None:
+        self.node = node
         self.muxer = Yamux(channel_on(wire, dialled), FAR if dialled else NEAR, dialled, self.node)
         self.accepted: list[YamuxStream] = []
         self.fault: PeerFault | None = None
@@ -139,10 +144,12 @@ class End:
 
 
 @asynccontextmanager
-async def joined(room: int = MIB, piece: int = MIB, most: int = 1 << 30) -> AsyncIterator[tuple[End, End]]:
-    """Two muxers that run; near has dialled."""
-    near, far = wires(room, piece)
-    ends = End(near, True, most), End(far, False, most)
+async def joined(
+    room: int = MIB, piece: int = MIB, pause: float = 0.0, most: int = 1 << 30, node: Budget | None = None
+) -> AsyncIterator[tuple[End, End]]:
+    """Two muxers that run; near has dialled, and far is a connection of `node`."""
+    near, far = wires(room, piece, pause)
+    ends = End(near, True, Budget(most)), End(far, False, node or Budget(most))
     with trio.fail_after(HANGS):
         async with trio.open_nursery() as nursery:
             for end in ends:
@@ -155,7 +162,7 @@ async def joined(room: int = MIB, piece: int = MIB, most: int = 1 << 30) -> Asyn
 async def beside_a_stranger(most: int = 1 << 30) -> AsyncIterator[tuple[End, Channel]]:
     """A muxer that runs, and the channel of the peer that has dialled it and may send it anything."""
     theirs, ours = wires()
-    end = End(ours, False, most)
+    end = End(ours, False, Budget(most))
     with trio.fail_after(HANGS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end.run)

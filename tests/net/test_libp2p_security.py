@@ -28,11 +28,12 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from p2pnode.errors import Disconnected, Unreachable
+from p2pnode.net.budget import Budget
 from p2pnode.net.connection import noise_of, secure
 from p2pnode.net.identify import IDENTIFY, PING
 from p2pnode.net.multistream import receive
 from p2pnode.net.wire import Meter, Wire
-from p2pnode.net.yamux import MOST_STREAMS, Budget
+from p2pnode.net.yamux import MOST_STREAMS
 from p2pnode.ports import PeerAddress, Stream
 
 from .contract import MIB, PROTOCOL, echo, parked_handler

@@ -10,6 +10,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from p2pnode.errors import Disconnected, Fault, Unreachable
+from p2pnode.net.budget import Budget
 from p2pnode.net.yamux import (
     ACK,
     CREDIT,
@@ -33,10 +34,12 @@ from p2pnode.net.yamux import (
 from .pipe import MIB, beside_a_stranger, frame, joined, opened, receive, settled
 
 
-async def carried(sender: YamuxStream, receiver: YamuxStream, size: int = 100_000) -> None:
+async def carried(
+    sender: YamuxStream, receiver: YamuxStream, size: int = 100_000, within: float = 20.0
+) -> None:
     """That bytes get through."""
     data = Random(size).randbytes(size)
-    with trio.fail_after(20):
+    with trio.fail_after(within):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sender.send, data)
             assert await receive(receiver, size) == data
@@ -402,6 +405,25 @@ async def test_a_peer_that_leaves_more_unread_than_the_node_keeps_is_cut_off(
         assert far.spent == 0
 
 
+async def test_when_a_node_keeps_too_much_the_connection_goes_with_most_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    node = Budget(3 * WINDOW)
+    async with joined(node=node) as (greedy, at_fault), joined(node=node) as (honest, kept):
+        for _ in range(3):
+            sender, _ = await opened(greedy, at_fault)
+            await sender.send(bytes(WINDOW))
+        await settled(lambda: node._spent == 3 * WINDOW)
+        sender, receiver = await opened(honest, kept)
+        await sender.send(b"not read at once")
+        await settled(lambda: at_fault.done)
+        assert at_fault.fault is not None
+        assert at_fault.fault.fault == Fault.OVERSIZED
+        assert await receive(receiver, 16) == b"not read at once"
+        assert kept.fault is None and not kept.done
+        assert node._spent == 0
+
+
 # --- what a peer must not do ---
 
 
@@ -446,6 +468,16 @@ async def test_the_largest_credit_is_taken(autojump_clock: MockClock) -> None:
         await stranger.send(SYN_1 + frame(CREDIT, 0, 1, 2**32 - 1 - WINDOW) + frame(PING, SYN, 0, 7))
         assert await stranger.read(2 * HEADER.size) == frame(CREDIT, ACK, 1, 0) + frame(PING, ACK, 0, 7)
         assert end.fault is None
+
+
+@pytest.mark.parametrize(("room", "rate"), [(MIB, 2_000), (MIB, 10_000), (64 * 1024, 2_000)])
+async def test_a_line_on_which_bytes_come_is_kept_however_slow_it_is(
+    room: int, rate: int, autojump_clock: MockClock
+) -> None:
+    async with joined(room, rate, pause=1.0) as (near, far):
+        sender, receiver = await opened(near, far)
+        await carried(sender, receiver, 600_000, within=600)
+        assert not near.done and not far.done
 
 
 async def test_a_ping_is_answered_with_its_value(autojump_clock: MockClock) -> None:
