@@ -186,7 +186,7 @@ class Node:
             network=network,
             model=trainer,
             incarnation=membership.incarnation,
-            member=membership.view.get,
+            view=membership.view,
             publish=self._world.publish,
             fault=membership.fault,
             suspect=membership.suspect,

@@ -105,18 +105,19 @@ class Trainer:
         await self._compute(work)
 
     async def steps(self, count: int) -> float:
-        while self._own is not None and self._ahead + count > max(self._overlap, 0):
-            await self._closed.wait()
-
         def work() -> tuple[State, float]:
             state, loss = self._learner.steps(self._state, self._data, count)
             return state, float(loss)
 
-        async with self._turn:
-            self._state, loss = await self._compute(work)
-        self._ahead += count
-        self.taken += count
-        return loss if count else math.nan
+        while True:
+            async with self._turn:  # looked at here: a snapshot may have had its turn before this one
+                if self._own is None or self._ahead + count <= max(self._overlap, 0):
+                    self._state, loss = await self._compute(work)
+                    self._ahead += count
+                    self.taken += count
+                    return loss if count else math.nan
+                closed = self._closed
+            await closed.wait()
 
     async def end_round(self) -> None:
         async with self._turn:

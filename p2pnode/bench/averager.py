@@ -282,7 +282,7 @@ async def averager(plan: Plan, trainer: Trainer) -> AsyncIterator[Averager]:
             network=network,
             model=trainer,
             incarnation=membership.incarnation,
-            member=membership.view.get,
+            view=membership.view,
             publish=lambda event: parts.note(event),  # noqa: PLW0108 - made below
             fault=blame,
             suspect=membership.suspect,

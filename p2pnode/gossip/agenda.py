@@ -33,6 +33,7 @@ class Reason(StrEnum):
     WAITING = "waiting for an answer"
     ELSEWHERE = "at another step"
     STRANGER = "say hello first"  # never did, or one of the two was restarted since
+    AVOIDED = "was at fault just now"
     AWAY = "not taking part now"  # starting, paused or leaving
 
 
@@ -65,6 +66,7 @@ class Slot:
         busy: an exchange is under way.
         waiting: an offer of ours awaits its answer; cancelling the scope withdraws it.
         pending: id of the exchange of ours that is not decided yet.
+        partner: in that.
         unready: we wait for the acceptor's `ready`; cancelling the scope aborts.
         closed: no new exchange begins: the node has no model yet, or is leaving.
         gate: while it is shut none begins either: a person has paused the node.
@@ -74,6 +76,7 @@ class Slot:
     busy: bool = False
     waiting: trio.CancelScope | None = None
     pending: bytes = b""
+    partner: PeerId | None = None
     unready: trio.CancelScope | None = None
     closed: bool = False
     gate: Gate = field(default_factory=Gate)

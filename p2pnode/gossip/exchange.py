@@ -34,10 +34,10 @@ from attrs import evolve
 
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
-from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
+from p2pnode.gossip.agenda import AGAIN, AGAIN_PAUSED, Agenda, Reason, Slot, answer, union
 from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
 from p2pnode.gossip.transfer import Room, Transfer
-from p2pnode.gossip.view import Member
+from p2pnode.gossip.view import Member, View
 from p2pnode.ports import Network, PeerId, Shared, Stream
 from p2pnode.wire.messages import (
     Abort,
@@ -59,9 +59,8 @@ PROTOCOL = "/p2pnode/exchange/1"
 DIRECT_BYTES = 4_000_000
 """Snapshots from this size on go over a direct connection: for smaller ones it is not worth opening one."""
 
-REMEMBERED = 256
-"""Committed exchanges kept for those who ask: 24 bytes each. A node commits a few a second at most
-and is asked within a deadline, or never."""
+REMEMBERED = 4096
+"""Partners of whom the last committed exchange is kept: who asks for an outcome asks for that, or never."""
 
 
 class Result(Enum):
@@ -82,10 +81,10 @@ class Exchanger:
         network: opens and serves streams.
         model: what is averaged. Another may take its place between two exchanges.
         incarnation: of this process.
-        member: looks a peer up in the view.
+        view: of the swarm.
         publish: takes events.
         fault: counts a peer's fault.
-        suspect: has it looked at whether a peer is still there; `member` knows it no more when it is not.
+        suspect: has it looked at whether a peer is still there; the view has it no more when it is not.
         deadlines: how long each peer may take.
     """
 
@@ -94,7 +93,7 @@ class Exchanger:
         network: Network,
         model: Shared,
         incarnation: int,
-        member: Callable[[PeerId], Member | None],
+        view: View,
         publish: Callable[[Event], None],
         fault: Callable[[PeerId, PeerFault], None],
         suspect: Callable[[PeerId], None],
@@ -107,13 +106,13 @@ class Exchanger:
         self.again: dict[PeerId, float] = {}  # when a peer that declined wants to be asked again
         self._network = network
         self._incarnation = incarnation
-        self._member = member
+        self._view = view
         self._publish = publish
         self._fault = fault
         self._suspect = suspect
         self._deadlines = deadlines
         self._offers = 0
-        self._committed: OrderedDict[bytes, None] = OrderedDict()
+        self._committed: OrderedDict[PeerId, bytes] = OrderedDict()
         self._room = Room()
 
     async def offer(self, partner: Member) -> Result:
@@ -147,7 +146,7 @@ class Exchanger:
             with at_most(self._deadlines.first(), "no offer"):
                 question = await receive(stream, Offer, AskOutcome)
             if isinstance(question, AskOutcome):
-                await send(stream, Outcome(self._outcome(question.exchange)))
+                await send(stream, Outcome(self._outcome(stream.peer, question.exchange)))
                 return
             agenda = self.agenda
             reply = self._answer(stream.peer, question)
@@ -179,20 +178,22 @@ class Exchanger:
         reply: Accept | Decline | None = None
         waiting = self.slot.waiting = trio.CancelScope()
         try:
-            await send(stream, offer)  # outside of the scope: a write must not be cut in half
+            with at_most(self._deadlines.first(), "does not take an offer"):
+                await send(stream, offer)  # outside of the scope: to withdraw must not cut it in half
             with waiting, self._deadlines.within(stream.peer, Wait.ANSWER, "no answer to an offer"):
                 reply = await receive(stream, Accept, Decline)
         finally:
             self.slot.waiting = None
         if waiting.cancel_called:
-            await _quietly(send(stream, Withdraw()))
+            with trio.move_on_after(self._deadlines.first()):
+                await _quietly(send(stream, Withdraw()))
             await stream.reset()  # the answer, which nobody reads, would keep it open
             return None
         return reply
 
     async def _initiate(self, stream: Stream, offer: Offer, agenda: Agenda, accept: Accept) -> Result:
         started = trio.current_time()
-        self.slot.pending = offer.exchange
+        self.slot.pending, self.slot.partner = offer.exchange, stream.peer
         try:
             # A quarter sooner than the acceptor's time, which so hears soon enough that ours was up.
             granted = min(accept.seconds, max(offer.seconds, self._usual(offer)))
@@ -205,7 +206,7 @@ class Exchanger:
                 await stream.reset()  # a ready may still come, which nobody reads
                 self._aborted(stream.peer, offer, refusal)
                 return Result.ABORTED
-            self._remember(offer.exchange)
+            self._remember(stream.peer, offer.exchange)
             with trio.CancelScope(shield=True):  # decided: neither a deadline nor a shutdown undoes it
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._commit, stream)  # both ends apply at the same time
@@ -213,7 +214,9 @@ class Exchanger:
             self._complete(stream.peer, offer, agenda, accept.counted, started, initiator=True)
             return Result.COMPLETED
         except (LinkError, PeerFault) as error:
-            self._broken(stream.peer, offer, error)
+            if isinstance(error, PeerFault) and error.fault is Fault.STALLED:
+                self._deadlines.missed(stream.peer, Wait.EXCHANGE)  # who offers earns no time by stalling
+            self._aborted(stream.peer, offer, str(error))
             raise
         finally:
             self.slot.pending = b""
@@ -239,9 +242,11 @@ class Exchanger:
     # --- the acceptor ---
 
     def _answer(self, initiator: PeerId, offer: Offer) -> Accept | Decline:
-        member = self._member(initiator)
+        member = self._view.get(initiator)
         if member is None:
             return Decline(Reason.STRANGER, AGAIN)
+        if not self.agenda.members and self._view.avoided(initiator, trio.current_time()):
+            return Decline(Reason.AVOIDED, AGAIN_PAUSED)
         own = self._offer(self.agenda, initiator, member.incarnation, self._incarnation)
         reply = answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
         if isinstance(reply, Accept):  # who knows better what the line takes is believed, within reason
@@ -273,7 +278,7 @@ class Exchanger:
             else:
                 self._aborted(stream.peer, offer, "the initiator aborted")
         except (LinkError, PeerFault) as error:
-            self._broken(stream.peer, offer, error)
+            self._aborted(stream.peer, offer, str(error))
             raise
         finally:
             self.model.drop()
@@ -286,7 +291,7 @@ class Exchanger:
                 return isinstance(await receive(stream, Commit, Abort), Commit)
             except Disconnected:
                 await trio.lowlevel.checkpoint()  # the stream is gone, the decision is not
-        while self._member(stream.peer) is not None:
+        while stream.peer in self._view:
             outcome = await self._ask_outcome(stream.peer, offer.exchange)
             if outcome in ("committed", "unknown"):
                 return outcome == "committed"
@@ -296,10 +301,11 @@ class Exchanger:
         return None
 
     async def _ask_outcome(self, peer: PeerId, exchange: bytes) -> str:
-        try:
-            async with self._conversation(peer) as stream:
-                await send(stream, AskOutcome(exchange))
-                return (await receive(stream, Outcome)).outcome
+        try:  # a quarter of the time: one answer that is lost leaves some for the next
+            with at_most(self._deadlines.first() / 4, "does not say what became of an exchange"):
+                async with self._conversation(peer) as stream:
+                    await send(stream, AskOutcome(exchange))
+                    return (await receive(stream, Outcome)).outcome
         except (LinkError, PeerFault):
             return "unreachable"
 
@@ -372,16 +378,17 @@ class Exchanger:
             seconds=self._deadlines.of(partner, Wait.EXCHANGE, 2 * size),
         )
 
-    def _outcome(self, exchange: bytes) -> str:
-        if exchange == self.slot.pending:
+    def _outcome(self, peer: PeerId, exchange: bytes) -> str:
+        if (exchange, peer) == (self.slot.pending, self.slot.partner):
             if self.slot.unready is None:
                 return "pending"
             self.slot.unready.cancel()
-        return "committed" if exchange in self._committed else "unknown"
+        return "committed" if self._committed.get(peer) == exchange else "unknown"
 
-    def _remember(self, exchange: bytes) -> None:
+    def _remember(self, peer: PeerId, exchange: bytes) -> None:
         self.slot.pending = b""
-        self._committed[exchange] = None
+        self._committed[peer] = exchange
+        self._committed.move_to_end(peer)
         if len(self._committed) > REMEMBERED:
             self._committed.popitem(last=False)
 
@@ -395,11 +402,6 @@ class Exchanger:
         seconds = trio.current_time() - started
         self._deadlines.took(peer, Wait.EXCHANGE, seconds, 2 * offer.size)
         self._publish(ExchangeCompleted(peer, offer.exchange.hex(), initiator, offer.size, seconds))
-
-    def _broken(self, peer: PeerId, offer: Offer, error: LinkError | PeerFault) -> None:
-        if isinstance(error, PeerFault) and error.fault is Fault.STALLED:
-            self._deadlines.missed(peer, Wait.EXCHANGE)
-        self._aborted(peer, offer, str(error))
 
     def _aborted(self, peer: PeerId, offer: Offer, reason: str) -> None:
         self._publish(ExchangeAborted(peer, offer.exchange.hex(), reason))

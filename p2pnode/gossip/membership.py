@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import trio
@@ -113,6 +113,7 @@ class Membership:
                     pause = LOOK if 2 * len(self.view) < self.view.limit else self.interval
                     await trio.sleep(self.random.uniform(0.5, 1.5) * pause)
                     self._replenish()
+                    self._look_back()
             finally:
                 self._nursery = None  # hellos are answered to the end, but nobody is greeted any more
 
@@ -146,6 +147,11 @@ class Membership:
     def _replenish(self) -> None:
         """Greet some of the reserves where members are missing."""
         for peer in self.view.successors(min(self._room(), SUCCESSORS), trio.current_time(), self.random):
+            self._meet(peer)
+
+    def _look_back(self) -> None:
+        """Greet one that fell silent, also where nobody is missing: a cut of the swarm may be healed."""
+        if self.view.full() and (peer := self.view.lost(trio.current_time(), self.random)) is not None:
             self._meet(peer)
 
     async def greet(self, peer: PeerId) -> None:
@@ -249,7 +255,7 @@ class Membership:
             self.view.reserve(PeerAddress(peer, member.addresses), self.random)
         if reason == "silent":
             self.view.unreached(peer, trio.current_time(), self.random)
-        elif reason == "elsewhere":
+        elif reason == "elsewhere" and member is not None:
             self.view.declined(peer, trio.current_time(), self.random)
         if reason != "silent" and peer in self._greeting:
             self._greeting.pop(peer).cancel()  # so that it is greeted anew, should it come back at once
@@ -263,6 +269,7 @@ class Membership:
             self._heard(peer, hello, answered=False)
         except PeerFault as error:
             self.fault(peer, error)
+            self.lose(peer, "faulty")
             return Refused(str(error)[:200], 0, b"")
         return self._hello(peer, agreed=peer in self.view)
 
@@ -278,13 +285,16 @@ class Membership:
         if known is not None and not hello.member:
             self.lose(peer, "elsewhere")
         elif known is not None or (hello.member and self._admits(peer, hello, answered)):
-            self._take_in(member_of(peer, hello, trio.current_time()))
+            self._take_in(member_of(peer, hello, trio.current_time()), None if answered else known)
         else:
             self.view.reserve(address, self.random)
         for told in (address, *hints(hello)):
             self.found(told)
 
-    def _take_in(self, member: Member) -> None:
+    def _take_in(self, member: Member, known: Member | None) -> None:
+        """`known`: what it was until now, if it did not answer us: its word says nothing of the way to it."""
+        if known is not None:
+            member = replace(member, misses=known.misses, greeted=known.greeted)
         if self.view.put(member):
             self.publish(PeerAlive(member.peer, member.round))
         self._change()
@@ -297,7 +307,7 @@ class Membership:
             return False
         if not self.view.full():
             return True
-        parting = self.view.yields(hello.known, self.random)
+        parting = self.view.yields(peer, hello.known, self.random)
         if parting is None or now - self._yielded < LOOK or self._nursery is None:
             return False
         self._yielded = now
@@ -340,28 +350,32 @@ class Membership:
 
     async def _try_greeting(self, peer: PeerId) -> bool:
         """Greet once, and lose the peer when it has missed too many hellos; whether it answered."""
+        began = trio.current_time()
         try:
             await self.greet(peer)
         except LinkError:
-            await self._missed(peer)
+            await self._missed(peer, began)
             return False
         except PeerFault as error:
             if error.fault is Fault.STALLED:  # it may have died, which is no fault
-                await self._missed(peer)
+                await self._missed(peer, began)
             else:
                 self.fault(peer, error)
+                self.lose(peer, "faulty")
             return False
         return True
 
-    async def _missed(self, peer: PeerId) -> None:
-        misses = self.view.missed(peer)
-        if not misses:
-            self.view.unreached(peer, trio.current_time(), self.random)
+    async def _missed(self, peer: PeerId, began: float) -> None:
+        now = trio.current_time()
+        if peer not in self.view:
+            self.view.unreached(peer, now, self.random)
             return
+        misses = self.view.missed(peer, began, now)
         self._change()
-        if misses < MISSES:
+        if misses < MISSES or (misses < PATIENCE * MISSES and await self._lives(peer)):
             return
-        if misses >= PATIENCE * MISSES or not await self._lives(peer):
+        member = self.view.get(peer)  # it may have answered meanwhile
+        if member is not None and member.misses >= misses:
             self.lose(peer, "silent")
 
     async def _lives(self, peer: PeerId) -> bool:
@@ -398,7 +412,7 @@ class Membership:
                 if peer not in self.view:
                     break
                 await trio.sleep(self.random.uniform(0.5, 1.5) * self._pause())
-            if answered:
+            if answered and not (scope.cancel_called or self.view.full()):
                 self.view.declined(peer, trio.current_time(), self.random)
         if self._greeting.get(peer) is scope:
             del self._greeting[peer]

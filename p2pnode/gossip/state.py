@@ -219,7 +219,7 @@ async def catch_up(membership: Membership, model: Model) -> PeerId | None:
         return None
     await until(membership, lambda view: len(_donors(membership)) > 1, SECOND)
     donors = _donors(membership)
-    start, least = await model.vector(), await model.loss()
+    start, least = await model.vector(), finite(await model.loss())
     offers: list[Offered] = []
     begun = Arrival()
     for donor in donors:
@@ -256,6 +256,11 @@ def _donors(membership: Membership) -> list[Member]:
     return [member for member in members if member.stage >= Stage.TRAINING and member.round > 0]
 
 
+def finite(loss: float) -> float:
+    """The loss of huge parameters is no number, and then worse than any."""
+    return loss if math.isfinite(loss) else math.inf
+
+
 def alike(one: Vector, other: Vector, start: Vector) -> bool:
     """Whether two models, f32[n], are less than half as far from each other as from `start`."""
     apart = np.linalg.norm(one - other)
@@ -269,7 +274,7 @@ async def _judged(membership: Membership, donor: Member, model: Model, size: int
     )
     vector, loss = np.frombuffer(arrival.content, np.float32), math.inf
     if np.isfinite(vector).all():
-        loss = await model.loss(vector)
+        loss = finite(await model.loss(vector))
     elif not arrival.mixed:
         raise PeerFault(Fault.NOT_FINITE, "gives away parameters with NaN or infinity")
     return Offered(donor.peer, vector, loss, arrival.round)

@@ -34,7 +34,7 @@ from enum import IntEnum
 from random import Random
 
 from p2pnode.ports import PeerAddress, PeerId
-from p2pnode.wire.messages import MAX_PEERS, Hello
+from p2pnode.wire.messages import MAX_PEERS, Hello, tellable
 
 MAX_AVOIDANCE = 60.0
 """Seconds a faulty peer is left alone at most: it may have been restarted with a better version."""
@@ -70,7 +70,8 @@ class Member:
     addresses: tuple[str, ...]
     known: int = 0
     heard: float = 0.0  # trio time of that hello
-    misses: int = 0
+    misses: int = 0  # greetings in a row that it did not answer
+    greeted: float = 0.0  # trio time when a greeting of ours was answered or given up last
 
 
 def member_of(peer: PeerId, hello: Hello, now: float) -> Member:
@@ -87,6 +88,7 @@ def member_of(peer: PeerId, hello: Hello, now: float) -> Member:
         addresses=hello.addresses,
         known=hello.known,
         heard=now,
+        greeted=now,
     )
 
 
@@ -127,20 +129,27 @@ class View:
     def put(self, member: Member) -> bool:
         """Take a member in, or what is new of it. True when it was not there in this incarnation."""
         known = self._members.get(member.peer)
-        if known is None and self.full():
-            return False
+        if known is None:
+            if self.full():
+                return False
+            self._crowded = -math.inf
         self._members[member.peer] = member
         self._reserves.pop(member.peer, None)
         self._silent.pop(member.peer, None)
         self._declined.pop(member.peer, None)
         return known is None or known.incarnation != member.incarnation
 
-    def missed(self, peer: PeerId) -> int:
-        """Count a hello that failed; how many in a row by now (0 for a stranger)."""
+    def missed(self, peer: PeerId, began: float, now: float) -> int:
+        """Count a greeting that failed, from `began` to `now`; how many in a row by now (0 for a stranger).
+
+        One that began before another was answered or given up does not count: it met the same hiccup.
+        """
         member = self._members.get(peer)
         if member is None:
             return 0
-        self._members[peer] = replace(member, misses=member.misses + 1)
+        if began < member.greeted:
+            return member.misses
+        self._members[peer] = replace(member, misses=member.misses + 1, greeted=now)
         return member.misses + 1
 
     def remove(self, peer: PeerId) -> bool:
@@ -177,12 +186,19 @@ class View:
         chosen = random.sample(fit, min(max(count, 0), len(fit)))
         return [PeerAddress(peer, self._reserves[peer]) for peer in chosen]
 
-    def yields(self, known: int, random: Random) -> Member | None:
+    def lost(self, now: float, random: Random) -> PeerAddress | None:
+        """One of the passive view that fell silent some time ago and may be greeted again."""
+        silent = [p for p in sorted(self._silent) if p in self._reserves and not self.left_alone(p, now)]
+        return PeerAddress(peer := random.choice(silent), self._reserves[peer]) if silent else None
+
+    def yields(self, peer: PeerId, known: int, random: Random) -> Member | None:
         """The member that makes room for a stranger with so many members; None when nobody should.
 
-        One that has few itself would only be a stranger with few members next: rather another.
+        One that has few itself would only be a stranger with few members next: rather another. Whoever fell
+        silent and is back may come from another part of a swarm that was cut: it is let in, too, or views
+        that are full on both sides would keep the parts from each other.
         """
-        if 2 * known >= self.limit or not self._members:
+        if (2 * known >= self.limit and peer not in self._silent) or not self._members:
             return None
         members = self.all()
         return random.choice([one for one in members if 2 * one.known >= self.limit] or members)
@@ -249,7 +265,7 @@ class View:
         many = random.sample(members, min(MAX_PEERS - len(few), len(members)))
         told = [*((peer, self._members[peer].addresses) for peer in many)]
         told += [(peer, self._reserves[peer]) for peer in few]
-        return tuple((peer, addresses) for peer, addresses in told if addresses)
+        return tuple((peer, fit) for peer, addresses in told if (fit := tellable(addresses)))
 
 
 def hints(hello: Hello) -> Sequence[PeerAddress]:

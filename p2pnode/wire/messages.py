@@ -11,6 +11,7 @@ Bulk data (parameters, manifests) never travels inside a message: a message anno
 ends know the bound, and the bytes follow raw on the same stream.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 import msgpack
@@ -80,12 +81,17 @@ def _text(most: int) -> Any:
     return field(validator=check)
 
 
+def _is_address(value: Any) -> bool:
+    return _is_text(value, MAX_ADDRESS) and value.isascii()
+
+
 def _is_addresses(value: Any) -> bool:
-    return (
-        type(value) is tuple
-        and len(value) <= MAX_ADDRESSES
-        and all(_is_text(address, MAX_ADDRESS) and address.isascii() for address in value)
-    )
+    return type(value) is tuple and len(value) <= MAX_ADDRESSES and all(map(_is_address, value))
+
+
+def tellable(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Those of a peer's addresses that a message has room for: others come from elsewhere than messages."""
+    return tuple(filter(_is_address, addresses))[:MAX_ADDRESSES]
 
 
 def _is_peer(value: Any) -> bool:

@@ -156,7 +156,7 @@ async def make_end(
         network=network,
         model=trainer,
         incarnation=membership.incarnation,
-        member=membership.view.get,
+        view=membership.view,
         publish=events.append,
         fault=lambda peer, fault: faults.append(fault),
         suspect=membership.suspect,

@@ -20,7 +20,7 @@ import trio
 from p2pnode.gossip import exchange
 from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Exchanger, Result
-from p2pnode.gossip.view import Member, Stage
+from p2pnode.gossip.view import Member, Stage, View
 from p2pnode.identity.manifest import Bounds, TaskSpec
 from p2pnode.learning import registry
 from p2pnode.learning.learner import Learner
@@ -94,11 +94,13 @@ def learner() -> Learner:
 
 
 def exchanger(network: Libp2pNetwork, learner: Learner, partner: Member, pieces: Pieces) -> Exchanger:
+    view = View(1)
+    view.put(partner)
     made = Exchanger(
         network=network,
         model=Trainer(learner, rows(0), {}, pieces.compute, pieces.compute, 0, 0),
         incarnation=INCARNATION,
-        member=lambda peer: partner,
+        view=view,
         publish=lambda event: None,
         fault=lambda peer, fault: pytest.fail(str(fault)),
         suspect=lambda peer: None,

@@ -1,5 +1,6 @@
 """Hellos: who becomes a member, how long it stays one, and what a liar can do."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -457,7 +458,7 @@ async def test_a_stranger_that_misbehaved_is_met_again_after_its_time(clock: Moc
 def test_a_full_view_takes_nobody_in_and_still_keeps_its_members_up_to_date() -> None:
     view = View(0)
     assert view.full() and not view.all()
-    assert view.missed(PeerId("x")) == 0
+    assert view.missed(PeerId("x"), 0, 1) == 0
     assert not view.remove(PeerId("x"))
 
 
@@ -642,3 +643,84 @@ async def test_whoever_lacks_a_member_that_nobody_has_room_for_does_not_ask_all_
         await trio.sleep(600)
         said = sum(end.membership._hellos for end in members) - before
         assert said < 1.05 * 2 * count * limit * 600 / interval  # each greeting is answered
+
+
+async def test_addresses_that_no_message_has_room_for_are_kept_and_not_told(clock: MockClock) -> None:
+    """They come from the DHT, from the local network or from a person."""
+    async with strangers(fabric(), 2) as (one, other):
+        one.membership.view._crowded = math.inf  # so that they are only kept
+        long = f"/dns4/{190 * 'a'}/tcp/1"
+        one.membership.found(PeerAddress(key(9).peer, (long, *(9 * ("/ip4/192.0.2.1/tcp/1",)))))
+        one.membership.found(PeerAddress(key(8).peer, (long,)))
+        for _ in range(20):
+            [(told, addresses)] = one.membership._hello(other.network.me, agreed=True).peers
+            assert (told, set(addresses)) == (key(9).peer, {"/ip4/192.0.2.1/tcp/1"})
+
+
+async def test_a_member_that_answers_hellos_wrongly_is_one_no_longer(clock: MockClock) -> None:
+    async with strangers(fabric(), 3) as members:
+        await meet_all(members)
+        one, other, _ = members
+        other.membership.standing.layout = b"x" * 32
+        one.membership.suspect(other.network.me)
+        await trio.sleep(60)
+        assert other.network.me not in one.membership.view
+        assert not one.membership._suspected
+        assert len(one.of(PeerFaulted)) < 30
+
+
+async def test_who_answers_while_witnesses_are_asked_is_not_lost(clock: MockClock) -> None:
+    network = fabric()
+    async with strangers(network, 2) as (one, other):
+        one.membership.found(address(other.network.me))
+        await trio.sleep(1)
+        membership = one.membership
+
+        async def lives(peer: PeerId) -> bool:
+            network.heal()
+            await membership.greet(peer)
+            return False
+
+        membership._lives = lives  # type: ignore[method-assign]
+        network.partition([[other.network.me]])
+        began = trio.current_time()
+        for _ in range(MISSES):
+            await trio.sleep(1)
+            await membership._missed(other.network.me, trio.current_time())
+        assert trio.current_time() > began
+        assert other.network.me in membership.view
+        assert not one.of(PeerLost)
+
+
+async def test_greetings_that_fail_together_are_one_miss(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (one, other):
+        view, now = one.membership.view, trio.current_time()
+        assert [view.missed(other.network.me, now, now + 10) for _ in range(3)] == [1, 1, 1]
+        assert view.missed(other.network.me, now + 10, now + 20) == 2
+
+
+async def test_a_strangers_goodbye_makes_nobody_crowded(clock: MockClock) -> None:
+    async with strangers(fabric(), 2) as (one, other):
+        other.network.learn(address(one.network.me))
+        await other.membership._tell(one.network.me, Goodbye(stays=True))
+        assert not one.membership.view.crowded(trio.current_time())
+
+
+@pytest.mark.slow
+async def test_halves_larger_than_a_view_meet_again(clock: MockClock) -> None:
+    network, limit = fabric(), 3
+    async with strangers(network, 8) as members:
+        for end in members:
+            end.membership.view.limit = limit
+        for end in members[1:]:
+            end.membership.found(address(members[0].network.me))
+        await trio.sleep(60)
+        assert reached(members) == 8
+        half = [end.network.me for end in members[:4]]
+        network.partition([half, [end.network.me for end in members[4:]]])
+        await trio.sleep(400)
+        assert reached(members) == 4
+        network.heal()
+        with trio.fail_after(1200):
+            while reached(members) < 8:  # noqa: ASYNC110 - of many views together
+                await trio.sleep(5)
