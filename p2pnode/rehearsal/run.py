@@ -19,7 +19,7 @@ from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.learning.learner import Learner
 from p2pnode.net.memory import run_deterministic
 from p2pnode.rehearsal import invariants
-from p2pnode.rehearsal.growth import Taken, grown, peaks, taken
+from p2pnode.rehearsal.growth import PARTS, Taken, grown, peaks, taken
 from p2pnode.rehearsal.learner import shared
 from p2pnode.rehearsal.scenario import Incident, Scenario
 from p2pnode.rehearsal.script import script
@@ -149,7 +149,7 @@ class Rehearsal:
         if self._scenario.hours:
             await trio.sleep_until(self._scenario.hours * 3600)
             for life in self._swarm.living():
-                life.node.stop()
+                life.stop()
         for life in self._swarm.living():
             await life.ended.wait()
 
@@ -212,6 +212,8 @@ class Rehearsal:
         self._note(self._sums.one_sided())
         self._note(invariants.in_time(swarm.longest, self._longest))
         self._note(invariants.ended_well(self._scenario, settled, self._learned, self._trace.counts))
+        if self._scenario.expect.steady and len(self._samples) < PARTS:
+            self._note(["it ended before growth could be looked at"])
         took = peaks(self._samples) if self._samples else None
         self._note(grown(*took) if took else ())
         return Outcome(

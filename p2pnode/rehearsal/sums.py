@@ -1,6 +1,5 @@
 """Whether exchanges conserve: what each moved at either end, until both have been heard of."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ Id = tuple[PeerId, PeerId, str]
 """Initiator, acceptor, and a number that the two have used once."""
 
 WITHIN = 300.0
-"""Seconds before it is completed in which the other end may have died: longer than any exchange takes."""
+"""Seconds before or after it is completed in which the other end may have died: longer than any takes."""
 
 
 def id_of(me: PeerId, event: ExchangeCompleted) -> Id:
@@ -37,7 +36,7 @@ class Sums:
     _moved: dict[str, Moved] = field(default_factory=dict)
     _halves: dict[Id, tuple[PeerId, Moved, float]] = field(default_factory=dict)  # who, what, when
     _excused: set[tuple[PeerId, str]] = field(default_factory=set)  # peer and exchange
-    _died: dict[PeerId, float] = field(default_factory=dict)
+    _died: dict[PeerId, list[float]] = field(default_factory=dict)
 
     def moved(self, by: Moved) -> None:
         """A merge has moved the parameters of the node whose turn it is, f64[n]."""
@@ -64,12 +63,12 @@ class Sums:
         """A process has ended; by surprise, perhaps in the middle of an exchange."""
         self._moved.pop(name, None)
         if by_surprise:
-            self._died[me] = now
+            self._died.setdefault(me, []).append(now)
 
     def one_sided(self) -> Iterator[str]:
         """Exchanges that only one end completed, though the other lived on and did not say so."""
         for (initiator, acceptor, exchange), (me, _, done) in self._halves.items():
             other = acceptor if me == initiator else initiator
-            died = self._died.get(other, -math.inf) >= done - WITHIN
+            died = any(abs(when - done) <= WITHIN for when in self._died.get(other, ()))
             if not died and (me, exchange) not in self._excused:
                 yield f"exchange {exchange} was completed by {me} only"

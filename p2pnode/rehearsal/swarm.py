@@ -63,12 +63,19 @@ class Life:
     end: str = ""
     changed: float = 0.0
     accuracy: float | None = None
-    node: Node = field(init=False)
+    node: Node | None = None  # until it is made
     root: trio.lowlevel.Task = field(init=False)
 
     @property
     def peer(self) -> PeerId:
         return self.key.peer
+
+    def stop(self) -> None:
+        """Have it end in good order."""
+        if self.node is not None:
+            self.node.stop()
+        else:
+            self.scope.cancel()
 
 
 class Swarm:
@@ -143,7 +150,7 @@ class Swarm:
     async def leave(self, name: str) -> None:
         """Have it end in good order, if it runs. Returns when it has."""
         if (life := self.lives.get(name)) is not None and not life.end:
-            life.node.stop()
+            life.stop()
             await life.ended.wait()
 
     def living(self) -> list[Life]:
@@ -242,10 +249,10 @@ class Swarm:
 
     def glimpses(self) -> list[Glimpse]:
         """All that live."""
-        return [self._glimpse(life) for life in self.living()]
+        return [self._glimpse(life, life.node) for life in self.living() if life.node is not None]
 
-    def _glimpse(self, life: Life) -> Glimpse:
-        now, free, membership = trio.current_time(), self.harm.since(life.index), life.node.membership
+    def _glimpse(self, life: Life, node: Node) -> Glimpse:
+        now, free, membership = trio.current_time(), self.harm.since(life.index), node.membership
         since = now if free is None else max(free, life.began)
         training = free is not None and membership.standing.stage == Stage.TRAINING
         return Glimpse(

@@ -9,16 +9,17 @@ import trio
 from attrs import evolve
 from trio.testing import MockClock
 
-from p2pnode.errors import Fault
+from p2pnode.errors import Fault, PeerFault
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, ExchangeUnsettled
 from p2pnode.gossip import exchange
 from p2pnode.gossip.agenda import Agenda
 from p2pnode.gossip.deadlines import Deadlines
 from p2pnode.gossip.exchange import Result
+from p2pnode.gossip.view import avoidance
 from p2pnode.net.memory import MemoryFabric
 from p2pnode.net.memory_link import Link
 from p2pnode.net.memory_stream import Verdict
-from p2pnode.ports import PeerId
+from p2pnode.ports import Bytes, PeerId, Stream
 from p2pnode.wire.messages import Abort, Accept, Begin, Decline, Offer, receive, send
 from tests.gossip.ends import CODECS, End, ends, learner, vector
 
@@ -140,6 +141,61 @@ async def test_only_a_lost_commit_with_every_question_lost_is_unsettled(codec: s
         assert not other.of(ExchangeCompleted)
         assert (await other.trainer.vector() == vector(1)).all()
         assert not other.exchanger.slot.busy
+
+
+async def test_an_answer_that_is_lost_too_is_asked_for_again(clock: MockClock) -> None:
+    commit = await count_sends("float32") - 1
+    lost = {commit, commit + 2}  # and the first outcome
+    network, _ = step_counter(lambda step, *_: Verdict.DROP if step in lost else Verdict.DELIVER)
+    async with ends(network, 2) as (one, other):
+        assert await offer(one, other) is Result.COMPLETED
+        await trio.sleep(60)
+        assert len(other.of(ExchangeCompleted)) == 1
+        assert await assert_both_or_neither(one, other)
+
+
+async def test_an_outcome_is_told_to_the_partner_only_and_kept_whatever_others_do(clock: MockClock) -> None:
+    async with ends(fabric(), 3) as (one, other, third):
+        exchanger, decided, undecided = one.exchanger, bytes(24), b"x" * 24
+        exchanger._remember(other.network.me, decided)
+        for number in range(1000):
+            exchanger._remember(third.network.me, number.to_bytes(24, "big"))
+        assert exchanger._outcome(other.network.me, decided) == "committed"
+        assert exchanger._outcome(third.network.me, decided) == "unknown"
+        exchanger.slot.pending, exchanger.slot.partner = undecided, other.network.me
+        exchanger.slot.unready = trio.CancelScope()
+        assert exchanger._outcome(third.network.me, undecided) == "unknown"
+        assert not exchanger.slot.unready.cancel_called
+        exchanger._outcome(other.network.me, undecided)
+        assert exchanger.slot.unready.cancel_called
+
+
+async def test_who_was_at_fault_just_now_gets_no_exchange(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (one, other):
+        other.membership.fault(one.network.me, PeerFault(Fault.STALLED, "test"))
+        assert await offer(one, other) is Result.DECLINED
+        await trio.sleep(avoidance(1) + 0.1)
+        assert await offer(one, other) is Result.COMPLETED
+
+
+async def test_a_peer_that_takes_no_offer_costs_one_deadline(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (one, other):
+        opening = one.network.open
+
+        async def stuck(data: Bytes) -> None:
+            del data
+            await trio.sleep_forever()
+
+        async def open_stuck(peer: PeerId, protocol: str) -> Stream:
+            stream = await opening(peer, protocol)
+            stream.send = stuck  # type: ignore[method-assign]
+            return stream
+
+        one.network.open = open_stuck  # type: ignore[method-assign]
+        began = trio.current_time()
+        assert await offer(one, other) is Result.ABORTED
+        assert trio.current_time() - began <= Deadlines().first() + 1
+        assert not one.exchanger.slot.waiting
 
 
 @pytest.mark.fault("kill at every step of an exchange, either side")

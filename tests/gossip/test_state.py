@@ -396,6 +396,29 @@ async def test_a_model_with_nan_is_counted_and_not_taken(clock: MockClock) -> No
             assert newcomer.trainer.round == 0
 
 
+async def test_a_liar_with_huge_numbers_does_not_keep_a_newcomer_from_an_honest_donor(
+    clock: MockClock,
+) -> None:
+    async with ends(fabric(), 3) as (newcomer, liar, honest):
+        await give(liar, newcomer, 9, np.full_like(good(), 3e38))
+        await give(honest, newcomer, 8, good())
+        assert await catch(newcomer) == honest.network.me
+        np.testing.assert_array_equal(await newcomer.trainer.vector(), good())
+
+
+async def test_who_does_not_read_keeps_no_more_than_two_contents(clock: MockClock) -> None:
+    async with ends(fabric(), 2) as (newcomer, donor):
+        serving = serve(donor)
+        for _ in range(10):
+            await trio.sleep(2 * FRESH)
+            await donor.trainer.jump(donor.trainer.round + 1, None)
+            stream = await newcomer.network.open(donor.network.me, PROTOCOL)
+            await send(stream, Fetch("model", b"", 0))
+            await receive(stream, Content)
+            serving._going[serving._digest] += 1  # as if the rest were on its way for long
+            assert len(serving._going) <= 2
+
+
 async def test_one_liar_cannot_make_a_newcomer_skip_rounds(clock: MockClock) -> None:
     async with ends(fabric(), 3) as (newcomer, liar, honest):
         await give(liar, newcomer, 2**48, good())

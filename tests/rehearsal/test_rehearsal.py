@@ -19,7 +19,7 @@ from p2pnode.rehearsal.invariants import Glimpse
 from p2pnode.rehearsal.run import rehearse
 from p2pnode.rehearsal.scenario import load, parse
 from p2pnode.rehearsal.script import script
-from p2pnode.rehearsal.sums import Sums
+from p2pnode.rehearsal.sums import WITHIN, Sums
 
 SMALL: dict[str, Any] = {"name": "small", "nodes": 2, "rounds": 3}
 A, B = PeerId("a"), PeerId("b")
@@ -151,6 +151,26 @@ def test_only_a_death_or_a_word_excuses_an_exchange_of_one_end() -> None:
     dead.ended(B, B, 2, by_surprise=True)
     said.unsettled(ExchangeUnsettled(A, "1"))
     assert [len([*sums.one_sided()]) for sums in (silent, dead, said)] == [1, 0, 0]
+
+
+def test_a_death_long_after_an_exchange_excuses_nothing() -> None:
+    sums = Sums()
+    sums.completed(A, A, done(B, initiator=True), now=1000)
+    sums.ended(B, B, 1000 + 2 * WITHIN, by_surprise=True)
+    assert len([*sums.one_sided()]) == 1
+    sums.ended(B, B, 1000 - WITHIN / 2, by_surprise=True)
+    assert not [*sums.one_sided()]
+
+
+def test_a_node_that_starts_in_the_moment_of_a_look_is_not_seen_yet() -> None:
+    event = [{"at": 6, "do": "start", "nodes": [number]} for number in (2, 3)]
+    for seed in range(3):
+        assert not rehearse(parse({"name": "x", "nodes": 2, "rounds": 3, "event": event}), seed).wrong
+
+
+def test_growth_that_could_not_be_looked_at_is_wrong() -> None:
+    late = {"name": "x", "nodes": 2, "hours": 0.1, "expect": {"steady": 1.0}}
+    assert rehearse(parse(late), 0).wrong == ("it ended before growth could be looked at",)
 
 
 def test_the_command_shows_what_became_of_it_and_fails_when_something_is_wrong(tmp_path: Path) -> None:
