@@ -76,10 +76,17 @@ class Diary:
     def back(self, done: Done) -> float | None:
         """Seconds from the end of a fault until each of its nodes had finished a round and averaged.
 
-        With a node that did not have the fault, if there is one. None when that never came.
+        With a node that did not have the fault, if there is one. None when one of them never did.
         """
-        waited = max(back(self.between(done.ended), node, self._others(done)) for node in done.fault.nodes)
-        return waited - done.ended if waited < math.inf else None
+        waits = [self.returned(done, node) for node in done.fault.nodes]
+        known = [wait for wait in waits if wait is not None]
+        return max(known) if len(known) == len(waits) else None
+
+    def returned(self, done: Done, node: int) -> float | None:
+        """The same of one of them; None when it never did before it had the next fault."""
+        notes = self.between(done.ended, self.again(done, node))
+        when = back(notes, node, self._others(done))
+        return when - done.ended if when < math.inf else None
 
     def held_up(self, done: Done) -> float | None:
         """The longest that a node had no exchange to which nothing was done, of the time of a fault.
@@ -96,11 +103,10 @@ class Diary:
         pauses = [longest([*some, last], done.began, done.ended) for some in times.values()]
         return max(pauses, default=None)
 
-    def again(self, done: Done) -> float:
-        """When one of its nodes had the next fault; infinite when none had."""
+    def again(self, done: Done, node: int) -> float:
+        """When `node` had its next fault; infinite when it had none."""
         later = self.done[self.done.index(done) + 1 :]
-        hit = [one.began for one in later if set(one.fault.nodes) & set(done.fault.nodes)]
-        return min(hit, default=math.inf)
+        return min((one.began for one in later if node in one.fault.nodes), default=math.inf)
 
     def unexplained(self) -> Iterator[Note]:
         """Exchanges whose outcome one end never learned, and no fault of that time says why."""

@@ -216,9 +216,10 @@ class Driver:
         """Whether all nodes are back, or late."""
         diary, now = self.outcome.diary, time.monotonic()
         return all(
-            now > min(done.ended + KINDS[done.fault.kind].within, diary.again(done))
-            or diary.back(done) is not None
+            now > min(done.ended + KINDS[done.fault.kind].within, diary.again(done, node))
+            or diary.returned(done, node) is not None
             for done in diary.done
+            for node in done.fault.nodes
         )
 
     def _sleep_until(self, due: float) -> None:

@@ -88,6 +88,22 @@ def test_a_node_that_had_the_next_fault_meanwhile_is_not_late() -> None:
     assert line.startswith("freeze of node 1 at 30 s")
 
 
+def test_the_next_fault_of_one_node_excuses_no_other() -> None:
+    said = [(21.0, node, event) for node in (0, 1) for event in (ROUND, averaged(1 - node))]
+    book = diary("swarm", (0, 1, 2), *said)
+    book.done.append(Done(Fault(30, 31, "freeze", (0,)), 30.0, 31.0))
+    book.notes += [Note(32, 0, ROUND), Note(32, 0, averaged(1))]
+    [line] = late(book)
+    assert line == "swarm of node 1, 2, 3 at 10 s was over, and after 120 s they had not averaged again"
+
+
+def test_what_came_after_the_next_fault_is_held_against_that_one_only() -> None:
+    book = diary("kill", (0,), (95, 0, ROUND), (95, 0, averaged(1)))
+    book.done.append(Done(Fault(25, 90, "freeze", (0,)), 25.0, 90.0))
+    assert not list(late(book))
+    assert [book.back(done) for done in book.done] == [None, 5.0]
+
+
 @pytest.mark.parametrize(
     ("kind", "node", "when", "lines"),
     [
