@@ -244,18 +244,20 @@ class Membership:
         self.publish(PeerFaulted(peer, str(error.fault), error.detail, count))
 
     def lose(self, peer: PeerId, reason: str) -> None:
-        """Take a peer out of the view."""
+        """Take a peer out of the view, if it is there: what strangers say of themselves changes nothing."""
         member = self.view.get(peer)
-        if self.view.remove(peer):
-            self.publish(PeerLost(peer, reason))
-            self._change()
-        if reason == "goodbye" and member is not None:
+        if member is None:
+            return
+        self.view.remove(peer)
+        self.publish(PeerLost(peer, reason))
+        self._change()
+        if reason == "goodbye":
             self.view.left(peer, member.incarnation)
-        elif member is not None:
+        else:
             self.view.reserve(PeerAddress(peer, member.addresses), self.random)
         if reason == "silent":
             self.view.unreached(peer, trio.current_time(), self.random)
-        elif reason == "elsewhere" and member is not None:
+        elif reason == "elsewhere":
             self.view.declined(peer, trio.current_time(), self.random)
         if reason != "silent" and peer in self._greeting:
             self._greeting.pop(peer).cancel()  # so that it is greeted anew, should it come back at once
