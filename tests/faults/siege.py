@@ -19,6 +19,7 @@ from p2pnode.config import Config, Start
 from p2pnode.errors import Disconnected, LinkError
 from p2pnode.events import ExchangeAborted, ExchangeCompleted, PeerFaulted, RoundFinished
 from p2pnode.gossip import exchange, membership
+from p2pnode.gossip.agenda import Reason
 from p2pnode.gossip.standing import VERSION, claim
 from p2pnode.identity.keys import Key
 from p2pnode.identity.manifest import Manifest
@@ -28,7 +29,7 @@ from p2pnode.net.host import Libp2pNetwork, open_network
 from p2pnode.node import Node
 from p2pnode.ports import PeerAddress, PeerId, Stream
 from p2pnode.trainer import inline
-from p2pnode.wire.messages import Fetch, Hello, Message, Offer, decode, encode
+from p2pnode.wire.messages import Accept, Decline, Fetch, Hello, Message, Offer, decode, encode
 from p2pnode.world import Invitation, World
 from tests.gossip.ends import key, slow
 from tests.net.direct import open_files
@@ -261,10 +262,11 @@ class Hostile:
                 stream = await self.network.open(self.siege.node, exchange.PROTOCOL)
                 await stream.send(encode(self.offer(number)))
                 reply = decode(await frame(stream))
-                if type(reply).__name__ == "Accept":
+                if isinstance(reply, Accept):
                     return stream
+                assert isinstance(reply, Decline)
                 await stream.reset()
-                await trio.sleep(0.005)
+                await trio.sleep(0.005 if reply.reason == Reason.BUSY else 0.5)  # it was at fault just now
         raise AssertionError("always declined")
 
 

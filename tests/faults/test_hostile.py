@@ -333,9 +333,14 @@ async def test_offers_that_do_not_fit() -> None:
                 offer = encode(enemy.offer(**change))
                 assert isinstance(await enemy.say(exchange.PROTOCOL, offer), Decline)
             assert not besieged.faults(enemy.peer)
-            for change in ({"size": 0}, {"size": 2**48}, {"size": 8 * learner().size}, {"layout": bytes(32)}):
+        wrong = ({"size": 0}, {"size": 2**48}, {"size": 8 * learner().size}, {"layout": bytes(32)})
+        for number, change in enumerate(wrong, 1):
+            async with hostile(besieged, number) as enemy:
+                await enemy.join()
                 assert await enemy.say(exchange.PROTOCOL, encode(enemy.offer(**change))) is None
-            assert besieged.faults(enemy.peer) == [Fault.WRONG_LAYOUT] * 4
+                assert besieged.faults(enemy.peer) == [Fault.WRONG_LAYOUT]
+                again = await enemy.say(exchange.PROTOCOL, encode(enemy.offer(**change)))
+                assert isinstance(again, Decline)  # for a while it gets no exchange at all
         await besieged.goes_on()
 
 
