@@ -329,11 +329,12 @@ async def test_offers_that_do_not_fit() -> None:
     async with siege() as besieged:
         async with hostile(besieged) as enemy:
             await enemy.join()
-            for change in ({"weight": 1.0}, {"members": bytes(32)}, {"step": 9}, {"exchange": bytes(24)}):
-                offer = encode(enemy.offer(**change))
+            for unfit in ({"weight": 1.0}, {"members": bytes(32)}, {"step": 9}, {"exchange": bytes(24)}):
+                offer = encode(enemy.offer(**unfit))
                 assert isinstance(await enemy.say(exchange.PROTOCOL, offer), Decline)
             assert not besieged.faults(enemy.peer)
-        wrong = ({"size": 0}, {"size": 2**48}, {"size": 8 * learner().size}, {"layout": bytes(32)})
+        sizes: list[dict[str, Any]] = [{"size": size} for size in (0, 2**48, 8 * learner().size)]
+        wrong = [*sizes, {"layout": bytes(32)}]
         for number, change in enumerate(wrong, 1):
             async with hostile(besieged, number) as enemy:
                 await enemy.join()
