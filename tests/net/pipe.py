@@ -145,7 +145,12 @@ class End:
 
 @asynccontextmanager
 async def joined(
-    room: int = MIB, piece: int = MIB, pause: float = 0.0, most: int = 1 << 30, node: Budget | None = None
+    room: int = MIB,
+    piece: int = MIB,
+    most: int = 1 << 30,
+    *,
+    pause: float = 0.0,
+    node: Budget | None = None,
 ) -> AsyncIterator[tuple[End, End]]:
     """Two muxers that run; near has dialled, and far is a connection of `node`."""
     near, far = wires(room, piece, pause)

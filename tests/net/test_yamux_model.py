@@ -135,7 +135,7 @@ async def read(stream: YamuxStream, model: Model, writer: str, side: Side) -> No
     st.sampled_from([1500, 70_000, MIB]),
     st.sampled_from([10 * WINDOW, 1 << 30]),  # just enough for five first windows and grants, or plenty
 )
-@settings(max_examples=25)
+@settings(max_examples=100)
 def test_streams_are_queues_of_bytes_whatever_both_sides_do(
     streams: Sequence[tuple[Side, Side]], room: int, piece: int, most: int
 ) -> None:
