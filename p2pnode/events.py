@@ -34,7 +34,10 @@ class PeerAlive(Event):
 
 @dataclass(frozen=True)
 class PeerLost(Event):
-    """A peer left the view. `reason` is `goodbye`, `silent`, or `elsewhere`: one of the two has no room."""
+    """A peer left the view.
+
+    `reason` is `goodbye`, `silent`, `faulty`, or `elsewhere`: one of the two has no room.
+    """
 
     peer: PeerId
     reason: str

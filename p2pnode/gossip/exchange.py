@@ -34,7 +34,7 @@ from attrs import evolve
 
 from p2pnode.errors import Disconnected, Fault, LinkError, PeerFault
 from p2pnode.events import Event, ExchangeAborted, ExchangeCompleted, ExchangeDeclined, ExchangeUnsettled
-from p2pnode.gossip.agenda import AGAIN, AGAIN_PAUSED, Agenda, Reason, Slot, answer, union
+from p2pnode.gossip.agenda import AGAIN, Agenda, Reason, Slot, answer, union
 from p2pnode.gossip.deadlines import Deadlines, Wait, at_most
 from p2pnode.gossip.transfer import Room, Transfer
 from p2pnode.gossip.view import Member, View
@@ -214,8 +214,9 @@ class Exchanger:
             self._complete(stream.peer, offer, agenda, accept.counted, started, initiator=True)
             return Result.COMPLETED
         except (LinkError, PeerFault) as error:
+            # As an acceptor this node counts no miss: who offers shall earn no time by stalling.
             if isinstance(error, PeerFault) and error.fault is Fault.STALLED:
-                self._deadlines.missed(stream.peer, Wait.EXCHANGE)  # who offers earns no time by stalling
+                self._deadlines.missed(stream.peer, Wait.EXCHANGE)
             self._aborted(stream.peer, offer, str(error))
             raise
         finally:
@@ -245,8 +246,8 @@ class Exchanger:
         member = self._view.get(initiator)
         if member is None:
             return Decline(Reason.STRANGER, AGAIN)
-        if not self.agenda.members and self._view.avoided(initiator, trio.current_time()):
-            return Decline(Reason.AVOIDED, AGAIN_PAUSED)
+        if not self.agenda.members and (seconds := self._view.avoided(initiator, trio.current_time())):
+            return Decline(Reason.AVOIDED, seconds)
         own = self._offer(self.agenda, initiator, member.incarnation, self._incarnation)
         reply = answer(offer, own, self.agenda, self.slot, initiator, self._network.me)
         if isinstance(reply, Accept):  # who knows better what the line takes is believed, within reason

@@ -14,7 +14,6 @@ believed whose models are much nearer to each other than to that start. One liar
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -67,7 +66,7 @@ class Donor:
     _digest: bytes = field(default=b"", init=False)
     _round: int = field(default=0, init=False)
     _made: float = field(default=0.0, init=False)
-    _going: Counter[bytes] = field(default_factory=Counter, init=False)  # digests of models on their way
+    _going: list[bytes] = field(default_factory=list, init=False)  # digests of what is on its way
 
     async def serve(self, stream: Stream) -> None:
         """Answer one fetch. A broken link ends it quietly."""
@@ -79,14 +78,13 @@ class Donor:
             content, digest, round = await self._choose(question)
             mine = question.digest in (digest, b"") and question.offset <= len(content)
             offset = question.offset if mine else 0
-            self._going[digest] += 1
+            self._going.append(digest)
             try:
                 with self.deadlines.within(stream.peer, Wait.STATE, "does not take it", len(content)):
                     await send(stream, Content(digest, len(content), offset, round))
                     await stream.send(content[offset:])
             finally:
-                self._going[digest] -= 1
-                self._going += Counter()  # what is zero is left out
+                self._going.remove(digest)
         except PeerFault as error:
             self.fault(stream.peer, error)
 
@@ -95,8 +93,8 @@ class Donor:
             return memoryview(self.manifest), hashlib.sha256(self.manifest).digest(), 0
         if question.what != "model":
             raise PeerFault(Fault.MALFORMED, f"asks for {question.what!r}")
-        older = self._going.keys() - {self._digest, hashlib.sha256(self.manifest).digest()}
-        stale = trio.current_time() - self._made >= FRESH and not older  # two are kept at most
+        older = any(digest != self._digest for digest in self._going)  # or slow readers keep a model each
+        stale = trio.current_time() - self._made >= FRESH and not older
         if not self._digest or (stale and question.digest != self._digest):
             self._made = trio.current_time()
             round, content = self.model.round, (await self.model.vector()).view(np.uint8).data

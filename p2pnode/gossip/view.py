@@ -188,8 +188,10 @@ class View:
 
     def lost(self, now: float, random: Random) -> PeerAddress | None:
         """One of the passive view that fell silent some time ago and may be greeted again."""
-        silent = [p for p in sorted(self._silent) if p in self._reserves and not self.left_alone(p, now)]
-        return PeerAddress(peer := random.choice(silent), self._reserves[peer]) if silent else None
+        silent = [peer for peer in sorted(self._silent) if not self.left_alone(peer, now)]
+        kept = [peer for peer in silent if peer in self._reserves]
+        chosen = random.choice(kept) if kept else None
+        return None if chosen is None else PeerAddress(chosen, self._reserves[chosen])
 
     def yields(self, peer: PeerId, known: int, random: Random) -> Member | None:
         """The member that makes room for a stranger with so many members; None when nobody should.
@@ -227,9 +229,9 @@ class View:
         """Whether somebody had no room just now: the swarm is larger than a view, and most have none."""
         return self._crowded > now
 
-    def avoided(self, peer: PeerId, now: float) -> bool:
-        """Whether it misbehaved just now."""
-        return self._faults.get(peer, (0, 0.0))[1] > now
+    def avoided(self, peer: PeerId, now: float) -> float:
+        """Seconds for which it is still avoided, for it misbehaved just now; 0 when it is not."""
+        return max(0.0, self._faults.get(peer, (0, 0.0))[1] - now)
 
     def silent(self, peer: PeerId, now: float) -> bool:
         """Whether it did not answer just now."""
@@ -238,7 +240,7 @@ class View:
     def left_alone(self, peer: PeerId, now: float) -> bool:
         """Whether it is not to be greeted: it misbehaved, did not answer or had no room, just now."""
         declined = self._declined.get(peer, (0, 0.0))[1] > now
-        return declined or self.avoided(peer, now) or self.silent(peer, now)
+        return declined or self.avoided(peer, now) > 0 or self.silent(peer, now)
 
     def _count(self, counts: dict[PeerId, tuple[int, float]], peer: PeerId, now: float, share: float) -> int:
         if peer not in counts and len(counts) >= 4 * self.limit:

@@ -519,7 +519,7 @@ class Yamux:
             else:
                 length -= stream.accept_data(self._channel, length)
             if self.budget.overdrawn:
-                raise PeerFault(Fault.OVERSIZED, "more lies unread than this node keeps")
+                raise PeerFault(Fault.OVERSIZED, "more lies unread than one connection may have")
 
     def _opened(self, accept: Callable[[YamuxStream], None], number: int) -> None:
         if not number or number % 2 == self._parity or number in self.streams:
